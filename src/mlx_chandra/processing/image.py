@@ -1,0 +1,200 @@
+"""One page picture to the patches Qwen's vision tower takes.
+
+The numbers agree with transformers' Qwen2VLImageProcessorPil (Qwen3-VL and Qwen3.5 use the same one): the
+same grid, and pixel values within 1e-6. Opening files, turning them upright and converting their colours is
+the business of whoever loads pages; numbers for token sequences are made in `processor`.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_chandra.errors import CheckpointError, PageError
+from mlx_chandra.processing.json_file import JsonFile
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CHANNELS = 3
+MAX_ASPECT_RATIO = 200  # Qwen's own limit
+BICUBIC = 3  # PIL's number for it, which is what the checkpoints' files hold
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How a checkpoint wants its pictures: sizes in pixels, mean and std per channel of the 0-1 range."""
+
+    min_pixels: int
+    max_pixels: int
+    patch_size: int = 16
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    rescale: float = 1 / 255
+
+    @property
+    def side_multiple(self) -> int:
+        """Both sides of a resized picture are multiples of this many pixels."""
+        return self.patch_size * self.merge_size
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "ImageSettings":
+        """Reads preprocessor_config.json, or the image part of transformers 5's processor_config.json.
+
+        Raises:
+            CheckpointError: Neither file is there, a key is missing or wrong, or the file asks for steps that
+                this program doesn't do.
+        """
+        file = _settings_file(folder)
+        for step in ("do_resize", "do_rescale", "do_normalize"):
+            if file.values.get(step) is False:
+                raise file.problem(step, "must be true: pictures are always prepared in full here")
+        if file.has("resample") and file.integer("resample") != BICUBIC:
+            raise file.problem("resample", f"must be {BICUBIC} (bicubic)")
+        min_pixels, max_pixels = _pixel_bounds(file)
+        red, green, blue = file.numbers("image_mean", CHANNELS)
+        red_std, green_std, blue_std = file.numbers("image_std", CHANNELS)
+        if not all((red_std, green_std, blue_std)):
+            raise file.problem("image_std", "must not hold a zero")
+        return cls(
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            patch_size=file.positive("patch_size"),
+            temporal_patch_size=file.positive("temporal_patch_size"),
+            merge_size=file.positive("merge_size"),
+            mean=(red, green, blue),
+            std=(red_std, green_std, blue_std),
+            rescale=file.number("rescale_factor") if file.has("rescale_factor") else 1 / 255,
+        )
+
+
+def _settings_file(folder: Path) -> JsonFile:
+    processor = JsonFile.read_if_there(folder / "processor_config.json")
+    if processor is not None and processor.has("image_processor"):
+        return processor.section("image_processor")
+    return JsonFile.read(folder / "preprocessor_config.json")
+
+
+def _pixel_bounds(file: JsonFile) -> tuple[int, int]:
+    """Smallest and largest area; min_pixels and max_pixels win over `size`, as in transformers."""
+    size = file.section("size") if file.has("size") else file
+    lowest = file.positive("min_pixels") if file.has("min_pixels") else size.positive("shortest_edge")
+    highest = file.positive("max_pixels") if file.has("max_pixels") else size.positive("longest_edge")
+    if lowest > highest:
+        raise CheckpointError(f"{file.path}: the smallest area ({lowest}) is above the largest ({highest}).")
+    return lowest, highest
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The size of a picture in patches: frames (always 1 here), rows, columns."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def patches(self) -> int:
+        return self.t * self.h * self.w
+
+
+@dataclass(frozen=True)
+class PatchedImage:
+    """A picture cut into patches, in the order in which the vision tower merges them.
+
+    patches is float32 [grid.patches, channels * temporal_patch_size * patch_size * patch_size].
+    """
+
+    patches: npt.NDArray[np.float32]
+    grid: Grid
+
+
+def target_size(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
+    """The size in pixels (height, width) that a picture is resized to.
+
+    Both sides become multiples of patch_size * merge_size, the area comes between min_pixels and max_pixels,
+    the proportions stay as near as that allows. Same as `smart_resize` in transformers' qwen2_vl.
+
+    Raises:
+        PageError: kind "shape", for an empty picture or one side more than 200 times the other.
+    """
+    if height < 1 or width < 1:
+        raise PageError("shape", f"The picture is {width}x{height} pixels: there is nothing to read.")
+    if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+        raise PageError(
+            "shape",
+            f"The picture is {width}x{height} pixels: one side is more than {MAX_ASPECT_RATIO} times the "
+            "other, which the model can't take.",
+            "Cut it into shorter pieces.",
+        )
+    multiple = settings.side_multiple
+    rows, columns = round(height / multiple), round(width / multiple)
+    if rows * columns * multiple**2 > settings.max_pixels:
+        shrink = math.sqrt(height * width / settings.max_pixels)
+        rows = max(1, math.floor(height / shrink / multiple))
+        columns = max(1, math.floor(width / shrink / multiple))
+    elif rows * columns * multiple**2 < settings.min_pixels:
+        grow = math.sqrt(settings.min_pixels / (height * width))
+        rows = math.ceil(height * grow / multiple)
+        columns = math.ceil(width * grow / multiple)
+    return rows * multiple, columns * multiple
+
+
+def limit_size(image: "Image.Image", max_size: int) -> "Image.Image":
+    """Brings the longest side down to `max_size` pixels, never up; the proportions stay.
+
+    Resampled in one bicubic pass over the whole picture (PIL's, with antialiasing and no reducing gap); the
+    shorter side is rounded to the nearest pixel and never below 1.
+    """
+    longest = max(image.size)
+    if longest <= max_size:
+        return image
+    width, height = (max(1, round(side * max_size / longest)) for side in image.size)
+    return image.resize((width, height), resample=BICUBIC, reducing_gap=None)
+
+
+def patch_image(image: "Image.Image", settings: ImageSettings, max_size: int | None = None) -> PatchedImage:
+    """Resizes a picture by the checkpoint's rule, normalises it and cuts it into patches.
+
+    Args:
+        image: Any picture; one that isn't RGB is converted.
+        settings: The checkpoint's.
+        max_size: First brings the longest side down to this many pixels, when given.
+
+    Raises:
+        PageError: kind "shape", see `target_size`.
+    """
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    # A shape that can't be taken is refused before any work, and by the size that people see.
+    target_size(image.height, image.width, settings)
+    if max_size is not None:
+        image = limit_size(image, max_size)
+    height, width = target_size(image.height, image.width, settings)
+    if image.size != (width, height):
+        image = image.resize((width, height), resample=BICUBIC, reducing_gap=None)
+    grid = Grid(1, height // settings.patch_size, width // settings.patch_size)
+    return PatchedImage(_patches(np.asarray(image), grid, settings), grid)
+
+
+def _patches(pixels: npt.NDArray[np.uint8], grid: Grid, settings: ImageSettings) -> npt.NDArray[np.float32]:
+    """Pixels [H, W, 3] to normalised patches; the order is `patchify`'s in transformers' qwen2_vl.
+
+    Within the whole picture: merge blocks row by row, then the patches of a block row by row; within a patch:
+    channel, frame, row, column.
+    """
+    merge, side, frames = settings.merge_size, settings.patch_size, settings.temporal_patch_size
+    blocks = pixels.reshape(grid.h // merge, merge, side, grid.w // merge, merge, side, CHANNELS)
+    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # [rows, columns, merge, merge, channel, side, side]
+    values = blocks.reshape(grid.patches, CHANNELS, side * side).astype(np.float32)
+    mean, std = np.array(settings.mean), np.array(settings.std)  # [3] float64: rounded once, at the end
+    values *= (settings.rescale / std).astype(np.float32)[:, None]
+    values += (-mean / std).astype(np.float32)[:, None]
+    patches = np.empty((grid.patches, CHANNELS, frames, side * side), np.float32)
+    patches[...] = values[:, :, None]  # a still picture: every frame is the same
+    return patches.reshape(grid.patches, -1)

@@ -1,0 +1,175 @@
+"""A page picture and a prompt to what a model takes, for one checkpoint folder.
+
+One user turn, the picture before the text, through the checkpoint's own chat template; the one image token in
+it is repeated once for every merged patch. Running the model is the engine's business.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_chandra.errors import CheckpointError, UsageError
+from mlx_chandra.processing.image import Grid, ImageSettings, PatchedImage, patch_image
+from mlx_chandra.processing.json_file import JsonFile
+from mlx_chandra.processing.prompt import ModelFamily, PromptType, prompt_text
+from mlx_chandra.processing.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+REMEMBERED_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class PageInputs:
+    """One page, ready for the model.
+
+    token_ids is int32 [T], the image token repeated once for every merged patch; image_size is (height,
+    width) in pixels of the page picture as it was given.
+    """
+
+    token_ids: npt.NDArray[np.int32]
+    image: PatchedImage
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _EncodedPrompt:
+    """The ids around the picture."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+class Processor:
+    """Everything a checkpoint folder says about its inputs. Safe to use from several threads at a time.
+
+    Attributes:
+        tokenizer: Text to ids and back.
+        image_settings: How pictures are resized and normalised.
+        family: Whose prompts the checkpoint answers.
+        image_token_id: Stands for one merged patch of the picture.
+        stop_token_ids: An answer ends at any of these.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        image_settings: ImageSettings,
+        family: ModelFamily,
+        image_token_id: int,
+        stop_token_ids: frozenset[int],
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.image_settings = image_settings
+        self.family = family
+        self.image_token_id = image_token_id
+        self.stop_token_ids = stop_token_ids
+        # typed: the name of a PromptType equals a plain text that says the same
+        self._encoded = lru_cache(maxsize=REMEMBERED_PROMPTS, typed=True)(self._encode_prompt)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Processor":
+        """Reads config.json, the tokenizer's, the image processor's and the generation settings.
+
+        Raises:
+            CheckpointError: A file is missing, damaged or says something that can't be.
+        """
+        config = JsonFile.read(folder / "config.json")
+        tokenizer = Tokenizer.from_folder(folder)
+        stop_token_ids = _stop_token_ids(folder, config, tokenizer)
+        if not stop_token_ids:
+            raise CheckpointError(
+                f"{folder}: nothing says which token ends an answer.",
+                "generation_config.json should hold 'eos_token_id'.",
+            )
+        return cls(
+            tokenizer,
+            ImageSettings.from_folder(folder),
+            _family(config),
+            config.integer("image_token_id"),
+            stop_token_ids,
+        )
+
+    def prepare(
+        self, image: "Image.Image", prompt: str | PromptType, max_size: int | None = None
+    ) -> PageInputs:
+        """Makes a page's inputs.
+
+        Args:
+            image: The page, upright; a mode other than RGB is converted.
+            prompt: One of the model's own prompts, or any text.
+            max_size: First brings the longest side down to this many pixels, when given.
+
+        Raises:
+            PageError: The picture's shape is one that the model can't take.
+            UsageError: The prompt's text holds the image token.
+            CheckpointError: The chat template has no place for the picture.
+        """
+        encoded = self._encoded(prompt)
+        patched = patch_image(image, self.image_settings, max_size)
+        picture = [self.image_token_id] * self.image_tokens(patched.grid)
+        token_ids = np.array([*encoded.before, *picture, *encoded.after], dtype=np.int32)
+        return PageInputs(token_ids, patched, (image.height, image.width))
+
+    def image_tokens(self, grid: Grid) -> int:
+        """How many tokens stand for a picture of this grid."""
+        return grid.patches // self.image_settings.merge_size**2
+
+    def decode(self, ids: "Sequence[int]") -> str:
+        """The text of an answer, special tokens left out."""
+        return self.tokenizer.decode(ids)
+
+    def _encode_prompt(self, prompt: str | PromptType) -> _EncodedPrompt:
+        text = prompt_text(prompt, self.family) if isinstance(prompt, PromptType) else prompt
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        ids = self.tokenizer.encode(
+            self.tokenizer.apply_chat_template([{"role": "user", "content": content}])
+        )
+        if self.image_token_id in self.tokenizer.encode(text):
+            raise UsageError(
+                "The prompt holds the token that stands for the picture.", "Take it out of the prompt."
+            )
+        if ids.count(self.image_token_id) != 1:
+            raise CheckpointError(
+                f"The chat template gives {ids.count(self.image_token_id)} image tokens "
+                f"(id {self.image_token_id}) for one picture instead of 1.",
+                "The chat template, tokenizer.json and config.json's 'image_token_id' don't belong together.",
+            )
+        place = ids.index(self.image_token_id)
+        return _EncodedPrompt(tuple(ids[:place]), tuple(ids[place + 1 :]))
+
+
+def _family(config: JsonFile) -> ModelFamily:
+    """Whose prompts the checkpoint answers: what `chandra_prompts` says, or else its architecture."""
+    key = "chandra_prompts" if config.has("chandra_prompts") else "model_type"
+    name = config.text(key)
+    if name not in list(ModelFamily):
+        raise config.problem(key, f"must be one of {', '.join(ModelFamily)}")
+    return ModelFamily(name)
+
+
+def _stop_token_ids(folder: Path, config: JsonFile, tokenizer: Tokenizer) -> frozenset[int]:
+    """All ids that any of the checkpoint's files says an answer ends with."""
+    files = [JsonFile.read_if_there(folder / "generation_config.json"), config]
+    if config.has("text_config"):
+        files.append(config.section("text_config"))
+    ids = {stop for file in files if file is not None for stop in _eos_ids(file)}
+    names = [*END_TOKENS, *([tokenizer.eos_token] if tokenizer.eos_token else [])]
+    ids.update(found for name in names if (found := tokenizer.find_token(name)) is not None)
+    return frozenset(ids)
+
+
+def _eos_ids(file: JsonFile) -> list[int]:
+    if not file.has("eos_token_id"):
+        return []
+    value = file.values["eos_token_id"]
+    items = value if isinstance(value, list) else [value]
+    return [JsonFile(file.path, {"eos_token_id": item}).integer("eos_token_id") for item in items]

@@ -1,0 +1,95 @@
+"""What each Chandra model was taught to be asked, word for word.
+
+A model's prompt is part of its interface: another wording reads worse. Chandra 2's texts come from its
+authors' own package, chandra-ocr, when they are needed. Chandra 1's differ from those in a few places, which
+are listed here; the tests hold all of them to their sha256.
+"""
+
+import hashlib
+from enum import StrEnum
+
+from mlx_chandra.errors import MlxChandraError
+
+
+class PromptType(StrEnum):
+    """The questions that Chandra answers."""
+
+    OCR_LAYOUT = "ocr_layout"  # HTML in layout blocks with boxes and labels
+    OCR = "ocr"  # plain HTML
+
+
+class ModelFamily(StrEnum):
+    """The models by their config.json's model_type."""
+
+    CHANDRA_1 = "qwen3_vl"
+    CHANDRA_2 = "qwen3_5"
+
+
+# The texts of chandra-ocr that Chandra 1's are made from.
+_KNOWN_SOURCE = {
+    PromptType.OCR_LAYOUT: "025935f3e1de1acdfadd4c7d581ab17eb82e8caaffef7b64962621c80b7ca9a8",
+    PromptType.OCR: "5bddc652e7f39d5c5501e5455ea2487ebb5cdbf71832b5dfb749ec2413b5a69b",
+}
+
+_CHANDRA_1_DROPS_PHRASES = (
+    ", 'chem'",
+    ", 'data-bbox', 'data-label'",
+    " Describe in detail inside the div tag. Also convert charts to high fidelity data, "
+    "and convert diagrams to mermaid.",
+)
+_CHANDRA_1_DROPS_LINES = ("* Chemistry:", "* Lists:")
+_CHANDRA_1_DROPS_LABELS = ("- Chemical-Block", "- Diagram", "- Bibliography", "- Blank-Page")
+_CHANDRA_1_REPLACES = (
+    ("in x0 y0 x1 y1 format", "in [x0, y0, x1, y1] format"),
+    ("normalized 0-1000", "normalized 0-1024"),
+)
+
+
+def prompt_text(prompt_type: PromptType, family: ModelFamily) -> str:
+    """The full text of a prompt for a model.
+
+    Raises:
+        MlxChandraError: chandra-ocr is not installed, lacks this prompt, or (for Chandra 1) has a text that
+            Chandra 1's can't be made from.
+    """
+    text = _package_prompt(prompt_type)
+    if family is ModelFamily.CHANDRA_2:
+        return text
+    if hashlib.sha256(text.encode()).hexdigest() != _KNOWN_SOURCE[prompt_type]:
+        raise MlxChandraError(
+            f"The installed chandra-ocr has another {prompt_type.value} prompt than the one that "
+            "Chandra 1's is made from.",
+            'Install the release with the known text: pip install "chandra-ocr==0.2.0".',
+        )
+    return _chandra_1(text)
+
+
+def _package_prompt(prompt_type: PromptType) -> str:
+    try:
+        from chandra.prompts import PROMPT_MAPPING  # type: ignore[import-untyped, unused-ignore]
+    except ImportError as error:
+        raise MlxChandraError(
+            f"The model's prompts come from the package chandra-ocr, which can't be imported ({error}).",
+            'Install it: pip install "chandra-ocr==0.2.0".',
+        ) from error
+    text = PROMPT_MAPPING.get(prompt_type.value)
+    if not isinstance(text, str):
+        raise MlxChandraError(
+            f"The installed chandra-ocr has no prompt {prompt_type.value!r}.",
+            'Install the release that has it: pip install "chandra-ocr==0.2.0".',
+        )
+    return text
+
+
+def _chandra_1(text: str) -> str:
+    lines = [
+        line
+        for line in text.split("\n")
+        if not line.startswith(_CHANDRA_1_DROPS_LINES) and line not in _CHANDRA_1_DROPS_LABELS
+    ]
+    text = "\n".join(lines)
+    for phrase in _CHANDRA_1_DROPS_PHRASES:
+        text = text.replace(phrase, "")
+    for old, new in _CHANDRA_1_REPLACES:
+        text = text.replace(old, new)
+    return text

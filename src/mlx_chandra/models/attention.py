@@ -1,0 +1,153 @@
+"""Attention without padding, in the forms that each backend is quick at.
+
+Prefill and vision attend by segment: runs of neighbouring segments of one length go through in one call.
+Decode has one query per page against that page's slot of the cache; `models/backend.py` chooses its form, and
+`reference_decode` is the plain meaning that tests compare every form with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
+
+import mlx.core as mx
+
+from mlx_chandra.models.backend import DecodeAttention
+
+
+class AttentionPass(Protocol):
+    """How one pass over a flat list of tokens attends, and what it keeps; layers know nothing else of it."""
+
+    def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """queries [T, heads, d], keys and values [T, kv_heads, d] -> [T, heads * d]."""
+        ...
+
+
+@dataclass(frozen=True)
+class SegmentPass:
+    """Causal attention inside each segment, nothing kept: the plain forward pass."""
+
+    lengths: tuple[int, ...]
+    fused_head_dims: tuple[int, ...] = ()
+
+    def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        return segment_attention(queries, keys, values, self.lengths, True, self.fused_head_dims)
+
+
+def segment_attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    lengths: Sequence[int],
+    causal: bool,
+    fused_head_dims: tuple[int, ...] = (),
+) -> mx.array:
+    """Attend within consecutive segments of a flat list of T tokens.
+
+    Args:
+        queries: [T, heads, d]; keys, values: [T, kv_heads, d], heads a multiple of kv_heads.
+        lengths: Tokens of each segment; they add up to T.
+        causal: Whether a token sees only itself and those before it in its segment.
+        fused_head_dims: Head sizes worth padding to, see `Backend`.
+
+    Returns:
+        [T, heads * d]
+    """
+    scale = queries.shape[-1] ** -0.5
+    width = _padded_width(queries.shape[-1], fused_head_dims)
+    outputs = []
+    start = 0
+    for length, run in groupby(lengths):
+        count = len(list(run))
+        stop = start + count * length
+        q, k, v = (_as_batch(x[start:stop], count, width) for x in (queries, keys, values))
+        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if causal else None)
+        out = out[..., : queries.shape[-1]].swapaxes(1, 2)  # [count, length, heads, d]
+        outputs.append(out.reshape(stop - start, -1))
+        start = stop
+    return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
+
+
+def _padded_width(width: int, fused: tuple[int, ...]) -> int:
+    return min((size for size in fused if size >= width), default=width)
+
+
+def _as_batch(x: mx.array, count: int, width: int) -> mx.array:
+    """[count * length, heads, d] -> [count, heads, length, width], zeros behind d."""
+    x = x.reshape(count, -1, *x.shape[1:]).swapaxes(1, 2)
+    if width > x.shape[-1]:
+        x = mx.pad(x, [(0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])])
+    return x
+
+
+@dataclass(frozen=True)
+class DecodeView:
+    """What one decode step sees of each page, the same for all layers.
+
+    Attributes:
+        lengths: Tokens in each page's slot, this step's own included; [n] on the host.
+        window: The longest of them, rounded up to a size that many steps share.
+        mask: [n, 1, 1, window]; True, or 0 where added, at what a page may see. None for the form ROWS.
+        form: The backend's form.
+    """
+
+    lengths: tuple[int, ...]
+    window: int
+    mask: mx.array | None
+    form: DecodeAttention
+
+
+def decode_view(lengths: Sequence[int], window: int, form: DecodeAttention, dtype: mx.Dtype) -> DecodeView:
+    if form is DecodeAttention.ROWS:
+        return DecodeView(tuple(lengths), window, None, form)
+    seen = mx.arange(window)[None, :] < mx.array(list(lengths))[:, None]  # [n, window]
+    if form is DecodeAttention.GROUPED:
+        seen = mx.where(seen, 0.0, -mx.inf).astype(dtype)
+    return DecodeView(tuple(lengths), window, seen[:, None, None, :], form)
+
+
+def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: DecodeView) -> mx.array:
+    """One query per page against the first `lengths[i]` entries of row i of the cache.
+
+    Args:
+        queries: [n, heads, d]
+        keys, values: the cache's arrays [slots, kv_heads, capacity, d]; page i is in row i.
+
+    Returns:
+        [n, heads * d]
+    """
+    n, heads, width = queries.shape
+    kv_heads = keys.shape[1]
+    scale = width**-0.5
+    if view.form is DecodeAttention.MASKED:
+        q = queries[:, :, None, :]
+    else:  # the queries that share a key/value head side by side, as if they were a short sequence
+        q = queries.reshape(n, kv_heads, heads // kv_heads, width)
+    if view.form is DecodeAttention.ROWS:
+        out = mx.concatenate(
+            [
+                mx.fast.scaled_dot_product_attention(
+                    q[i : i + 1], keys[i : i + 1, :, :length], values[i : i + 1, :, :length], scale=scale
+                )
+                for i, length in enumerate(view.lengths)
+            ]
+        )
+    else:
+        out = mx.fast.scaled_dot_product_attention(
+            q, keys[:n, :, : view.window], values[:n, :, : view.window], scale=scale, mask=view.mask
+        )
+    return out.reshape(n, heads * width)
+
+
+def reference_decode(queries: mx.array, keys: mx.array, values: mx.array, lengths: Sequence[int]) -> mx.array:
+    """The same as `decode_attention`, written out: softmax of scaled scores, one page and head at a time."""
+    n, heads, width = queries.shape
+    share = heads // keys.shape[1]
+    rows = []
+    for i, length in enumerate(lengths):
+        for head in range(heads):
+            k = keys[i, head // share, :length].astype(mx.float32)  # [length, d]
+            v = values[i, head // share, :length].astype(mx.float32)
+            scores = k @ queries[i, head].astype(mx.float32) * width**-0.5
+            rows.append(mx.softmax(scores) @ v)
+    return mx.stack(rows).reshape(n, heads * width).astype(queries.dtype)

@@ -1,0 +1,61 @@
+"""The one place that knows which machine MLX runs on, and what follows from it.
+
+Everything else asks `current_backend()` and acts on the answer's fields, never on a platform's name.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import mlx.core as mx
+
+
+class BackendName(StrEnum):
+    METAL = "metal"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class DecodeAttention(StrEnum):
+    """How one query per page attends to its slot of the cache; see `models/attention.py`."""
+
+    MASKED = "masked"
+    GROUPED = "grouped"
+    ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the engine and the models do differently from machine to machine.
+
+    Attributes:
+        name: Which of MLX's backends computes.
+        float32_only: Run in float32 whatever the checkpoint's dtype: the CPU backend emulates bf16, more than
+            ten times slower.
+        decode_ahead: Launch a step before the last one's tokens are read. The CPU has nothing to overlap
+            with, and a cache that a launched step still reads would be copied instead of updated in place.
+        decode_attention: The quickest form of decode attention there.
+        fused_head_dims: Head sizes for which the prefill attention has a kernel that keeps no score matrix;
+            other sizes are padded up to the next one. Empty: no such kernel, nothing is padded.
+    """
+
+    name: BackendName
+    float32_only: bool
+    decode_ahead: bool
+    decode_attention: DecodeAttention
+    fused_head_dims: tuple[int, ...]
+
+
+_BACKENDS = {
+    BackendName.METAL: Backend(BackendName.METAL, False, True, DecodeAttention.MASKED, (64, 80, 128)),
+    BackendName.CUDA: Backend(BackendName.CUDA, False, True, DecodeAttention.GROUPED, ()),
+    BackendName.CPU: Backend(BackendName.CPU, True, False, DecodeAttention.ROWS, ()),
+}
+
+
+def current_backend() -> Backend:
+    """The backend of MLX's default device."""
+    if mx.default_device().type == mx.DeviceType.cpu:
+        return _BACKENDS[BackendName.CPU]
+    if mx.metal.is_available():
+        return _BACKENDS[BackendName.METAL]
+    return _BACKENDS[BackendName.CUDA]

@@ -1,0 +1,175 @@
+"""Qwen3-VL (Chandra 1): the text tower and the whole model, over one flat list of all pages' tokens.
+
+A layer never knows where one page ends: linear layers run over all tokens at once, and the attention pass
+that comes with a call says which tokens see which (`models/attention.py`, `models/cache.py`). Attribute names
+are the checkpoint's. Source: transformers' Qwen3VLForConditionalGeneration.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_chandra.models.attention import AttentionPass, SegmentPass
+from mlx_chandra.models.backend import Backend
+from mlx_chandra.models.config import ModelConfig, TextConfig
+from mlx_chandra.models.inputs import Images, Page, Pages
+from mlx_chandra.models.rope import IntArray, Rotation, TextRope, page_positions
+from mlx_chandra.models.vision import VisionFeatures, VisionTower
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TextConfig, layer: int) -> None:
+        super().__init__()
+        width, heads, kv_heads = config.head_dim, config.num_attention_heads, config.num_key_value_heads
+        self._layer, self._width = layer, width
+        self.q_proj = nn.Linear(config.hidden_size, heads * width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_heads * width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_heads * width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(heads * width, config.hidden_size, bias=config.attention_bias)
+        self.q_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
+        self.k_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
+
+    def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
+        tokens = x.shape[0]
+        q = rotation(self.q_norm(self.q_proj(x).reshape(tokens, -1, self._width)))  # [T, heads, d]
+        k = rotation(self.k_norm(self.k_proj(x).reshape(tokens, -1, self._width)))  # [T, kv_heads, d]
+        v = self.v_proj(x).reshape(tokens, -1, self._width)
+        return self.o_proj(attention.attend(self._layer, q, k, v))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: TextConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, attention)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """The pictures' features and the flat places [N] of the tokens that they stand for."""
+
+    places: mx.array
+    features: VisionFeatures
+
+
+class TextModel(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [DecoderLayer(config, layer) for layer in range(config.num_hidden_layers)]
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def __call__(
+        self,
+        token_ids: mx.array,
+        rotation: Rotation,
+        attention: AttentionPass,
+        images: ImageTokens | None = None,
+    ) -> mx.array:
+        """token_ids [T] -> hidden states [T, hidden_size], not yet normalised."""
+        x = self.embed_tokens(token_ids)
+        if images is not None:
+            x[images.places] = images.features.hidden.astype(x.dtype)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotation, attention)
+            if images is not None and index < len(images.features.deepstack):
+                x[images.places] = x[images.places] + images.features.deepstack[index].astype(x.dtype)
+        return x
+
+
+class Qwen3VL(nn.Module):
+    """Chandra 1. Arrays in, arrays out; made by `models.load.load_model`."""
+
+    def __init__(self, config: ModelConfig, backend: Backend) -> None:
+        super().__init__()
+        self._config, self._backend = config, backend
+        self._rope = TextRope(config.text)
+        self.visual = VisionTower(config.vision, backend)
+        self.language_model = TextModel(config.text)
+        if not config.text.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._config
+
+    @property
+    def backend(self) -> Backend:
+        return self._backend
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The dtype that activations, keys and values have."""
+        return self.language_model.norm.weight.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the weights take."""
+        return sum(array.nbytes for array in dict(tree_flatten(self.parameters())).values())
+
+    def embed_images(self, images: Images) -> VisionFeatures:
+        """Encode any number of page pictures in one pass; the features are flat over all of them."""
+        return self.visual(images, self.dtype)
+
+    def positions(self, page: Page) -> IntArray:
+        """M-RoPE positions [3, T] of one page's prompt."""
+        merge = self._config.vision.spatial_merge_size
+        return page_positions(page.token_ids, self._config.image_token_id, page.image.grid, merge)
+
+    def prefill(self, pages: Pages, attention: AttentionPass) -> mx.array:
+        """Run whole prompts, whatever their lengths, in one flat pass.
+
+        Returns:
+            Logits [pages, vocab] of the token that follows each prompt.
+        """
+        hidden = self._forward(pages, attention)
+        ends = np.cumsum([len(page.token_ids) for page in pages]) - 1
+        return self._head(hidden[mx.array(ends)])
+
+    def decode(self, token_ids: mx.array, positions: Sequence[int], attention: AttentionPass) -> mx.array:
+        """One more token for each of n pages: token_ids [n] at text `positions` [n] -> logits [n, vocab]."""
+        flat = np.broadcast_to(np.asarray(positions, dtype=np.int32), (3, len(positions)))
+        rotation = self._rope.rotation(flat, self.dtype)
+        return self._head(self.language_model(token_ids, rotation, attention))
+
+    def logits(self, pages: Pages) -> list[mx.array]:
+        """Logits [T, vocab] at every place of every page's prompt, each page for itself; slow, for
+        comparison."""
+        return [self._head(self._forward([page], SegmentPass((len(page.token_ids),)))) for page in pages]
+
+    def _forward(self, pages: Pages, attention: AttentionPass) -> mx.array:
+        token_ids = np.concatenate([page.token_ids for page in pages])
+        positions = np.concatenate([self.positions(page) for page in pages], axis=1)
+        rotation = self._rope.rotation(positions, self.dtype)
+        places = mx.array(np.flatnonzero(token_ids == self._config.image_token_id))
+        images = (
+            ImageTokens(places, self.embed_images([page.image for page in pages])) if places.size else None
+        )
+        return self.language_model(mx.array(token_ids), rotation, attention, images)
+
+    def _head(self, hidden: mx.array) -> mx.array:
+        hidden = self.language_model.norm(hidden)
+        if self._config.text.tie_word_embeddings:
+            return self.language_model.embed_tokens.as_linear(hidden)
+        return self.lm_head(hidden)

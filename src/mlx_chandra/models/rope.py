@@ -1,0 +1,99 @@
+"""Rotary positions: 2-D on patches (vision), interleaved M-RoPE on tokens (text).
+
+Positions are plain numpy, made once per page on the host; angles are MLX arrays, made once per pass and
+shared by all layers.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_chandra.models.config import TextConfig, VisionConfig
+from mlx_chandra.models.inputs import Grid
+
+IntArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """cos and sin for a flat list of T tokens, each [T, head_dim]."""
+
+    cos: mx.array
+    sin: mx.array
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Rotate x [T, heads, head_dim] by pairing its two halves (transformers' apply_rotary_pos_emb)."""
+        half = x.shape[-1] // 2
+        turned = mx.concatenate([-x[..., half:], x[..., :half]], axis=-1)
+        return x * self.cos[:, None, :] + turned * self.sin[:, None, :]
+
+
+def _rotation(angles: mx.array, dtype: mx.Dtype) -> Rotation:
+    both = mx.concatenate([angles, angles], axis=-1)  # [T, head_dim]
+    return Rotation(mx.cos(both).astype(dtype), mx.sin(both).astype(dtype))
+
+
+class TextRope:
+    """Interleaved M-RoPE (transformers' Qwen3VLTextRotaryEmbedding)."""
+
+    def __init__(self, config: TextConfig) -> None:
+        dims = config.head_dim
+        exponents = np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims)
+        self._inverse_frequencies = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
+        self._axis = _frequency_axes(config.mrope_section)
+
+    def rotation(self, positions: IntArray, dtype: mx.Dtype) -> Rotation:
+        """Angles for tokens at `positions` [3, T] (time, height, width)."""
+        chosen = mx.array(positions[self._axis].T.astype(np.float32))  # [T, head_dim / 2]
+        return _rotation(chosen * mx.array(self._inverse_frequencies), dtype)
+
+
+def _frequency_axes(sections: tuple[int, int, int]) -> NDArray[np.intp]:
+    """The position axis that each frequency follows: T H W T H W ..., T where H and W have run out."""
+    axes = np.zeros(sum(sections), dtype=np.intp)
+    for axis in (1, 2):
+        axes[axis : 3 * sections[axis] : 3] = axis
+    return axes
+
+
+def page_positions(token_ids: IntArray, image_token_id: int, grid: Grid, merge: int) -> IntArray:
+    """M-RoPE positions [3, T] of one page's prompt with one image in it.
+
+    Text counts on by one on all three axes; the image's tokens keep the time of its start and take their row
+    and column; the text after it starts behind the larger side (transformers' Qwen3VLModel.get_rope_index).
+    The next token's position is `positions.max() + 1`.
+
+    Raises:
+        ValueError: The image tokens are not one run of the grid's size.
+    """
+    rows, columns = grid.h // merge, grid.w // merge
+    image = np.flatnonzero(token_ids == image_token_id)
+    tokens = grid.t * rows * columns
+    if len(image) != tokens or (tokens and image[-1] - image[0] + 1 != tokens):
+        raise ValueError(
+            f"expected one run of {tokens} image tokens for a grid of {grid}, found {len(image)}"
+        )
+    if not tokens:
+        return np.broadcast_to(np.arange(len(token_ids), dtype=np.int32), (3, len(token_ids)))
+    start, end = int(image[0]), int(image[-1]) + 1
+    positions = np.empty((3, len(token_ids)), dtype=np.int32)
+    positions[:, :start] = np.arange(start)
+    t, h, w = np.meshgrid(np.arange(grid.t), np.arange(rows), np.arange(columns), indexing="ij")
+    positions[:, start:end] = start + np.stack([t, h, w]).reshape(3, -1)
+    positions[:, end:] = start + max(rows, columns, grid.t) + np.arange(len(token_ids) - end)
+    return positions
+
+
+def vision_rotation(rows: IntArray, columns: IntArray, config: VisionConfig, dtype: mx.Dtype) -> Rotation:
+    """2-D rotary angles of P patches at `rows`, `columns` [P].
+
+    Source: transformers' Qwen3VLVisionRotaryEmbedding.
+    """
+    dims = config.head_dim // 2
+    exponents = np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims)
+    frequencies = (1.0 / np.float32(10_000.0) ** exponents).astype(np.float32)  # [head_dim / 4]
+    places = np.stack([rows, columns], axis=-1).astype(np.float32)  # [P, 2]
+    angles = (places[..., None] * frequencies).reshape(len(rows), -1)  # [P, head_dim / 2]
+    return _rotation(mx.array(angles), dtype)

@@ -1,0 +1,51 @@
+"""The matrix product of MLX's CPU backend on Linux is OpenBLAS's, and right."""
+
+import os
+import subprocess
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_chandra.models.backend import BackendName, current_backend
+from mlx_chandra.models.linux_blas import SWITCH, use_openblas
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or current_backend().name is not BackendName.CPU, reason="only MLX's Linux CPU wheel"
+)
+ASK = "from mlx_chandra.models.linux_blas import use_openblas; print(use_openblas())"
+
+
+def test_products_go_through_openblas_and_agree_with_numpy() -> None:
+    assert use_openblas()
+    random = np.random.default_rng(0)
+    for rows, inner, columns in ((1, 64, 48), (70, 33, 90), (5, 1, 7)):
+        a = random.standard_normal((2, rows, inner)).astype(np.float32)
+        b = random.standard_normal((2, columns, inner)).astype(np.float32)
+        product = mx.array(a) @ mx.array(b).swapaxes(1, 2)
+        assert np.abs(np.array(product) - a @ b.swapaxes(1, 2)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("variables", "answer"),
+    [({}, "True"), ({SWITCH: "0"}, "False")],
+    ids=["the extra cpu is installed", "turned off"],
+)
+def test_a_process_uses_openblas_unless_told_otherwise(variables: dict[str, str], answer: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ASK],
+        env={**os.environ, "PYTHONPATH": "src", **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == answer
+
+
+def test_without_openblas_mlx_stays_as_it_is() -> None:
+    hidden = "import sys; sys.modules['scipy_openblas32'] = None; " + ASK
+    done = subprocess.run(
+        [sys.executable, "-c", hidden], env={**os.environ, "PYTHONPATH": "src"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr

@@ -1,0 +1,169 @@
+"""Opens one image file as an upright RGB picture, or says why it can't be read.
+
+Nothing here changes the picture's size; that is processing's business. Of a file with several frames (TIFF,
+animated PNG or WebP) the first one is read.
+"""
+
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING, BinaryIO
+
+from mlx_chandra.errors import PageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+MAX_PIXELS = 178_956_970
+"""The most pixels a picture may declare: an A0 sheet at 300 dpi passes (139 million), and one page stays
+below half a gigabyte in memory. Pillow itself refuses anything above it (twice its warning limit)."""
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+_NOT_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+_ORIENTATION = 0x0112
+_PLUGINS_LOADING = threading.Lock()
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+
+
+def open_page(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> "Image":
+    """The picture in the file `path` in mode RGB, turned upright as its EXIF says, transparent parts white.
+
+    Args:
+        path: A PNG, JPEG, TIFF, BMP or WebP file; its content decides, not its name.
+        max_pixels: Larger pictures are refused before they are decoded.
+
+    Raises:
+        PageError: `missing`, `unreadable` (also for a file that breaks off: half a page is never returned) or
+            `too-large`.
+    """
+    with _open_regular(path) as file:
+        try:
+            image = _decode(file, max_pixels)
+            return _upright(_rgb(image), _orientation(image))
+        except PageError:
+            raise
+        except MemoryError as error:
+            raise PageError("too-large", "there is not enough memory to decode it") from error
+        except Exception as error:  # Pillow's plugins raise almost anything on a broken file
+            raise PageError("unreadable", f"the picture is damaged: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a regular file; never waits on a pipe."""
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise PageError("missing", "there is no such file") from error
+    except PermissionError as error:
+        raise PageError("unreadable", "this user may not read the file") from error
+    except OSError as error:
+        raise PageError("unreadable", f"the file can't be opened: {error.strerror}") from error
+    facts = os.fstat(number)
+    trouble = ""
+    if not stat.S_ISREG(facts.st_mode):
+        trouble = "it is " + next((name for test, name in _NOT_FILES if test(facts.st_mode)), "a device")
+    elif facts.st_size == 0:
+        trouble = "the file is empty"
+    if trouble:
+        os.close(number)
+        raise PageError("unreadable", trouble)
+    return os.fdopen(number, "rb")
+
+
+def _decode(file: BinaryIO, max_pixels: int) -> "Image":
+    from PIL import Image, UnidentifiedImageError
+
+    with _PLUGINS_LOADING:  # Pillow loads its plugins at the first use, and not safely from several threads
+        Image.init()
+    try:
+        image = Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise PageError("unreadable", "it is no PNG, JPEG, TIFF, BMP or WebP picture") from error
+    except Image.DecompressionBombError as error:
+        raise PageError("too-large", f"it has more than {max_pixels:,} pixels") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PageError("too-large", f"it is {width} x {height}, more than {max_pixels:,} pixels")
+    image.load()
+    return image
+
+
+def _orientation(image: "Image") -> object:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # EXIF is the camera's note in the margin; the page is readable without it
+        return None
+
+
+def _upright(image: "Image", orientation: object) -> "Image":
+    """Turns and mirrors the picture as its EXIF orientation (2 to 8) asks; anything else is none."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: "Image") -> "Image":
+    """Any of Pillow's modes as RGB, with white behind what is transparent."""
+    if image.mode == "LAB":
+        return image.getchannel("L").convert("RGB")  # print is read by its lightness
+    if image.mode.startswith("I") or image.mode == "F":
+        return _eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        return _on_white(image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: "Image") -> "Image":
+    from PIL import Image
+
+    page = Image.new("RGB", image.size, "white")
+    page.paste(image, mask=image.getchannel("A"))
+    return page
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """Greyscale of 16 or 32 bits or floats, scaled to 8 bits: white stays white."""
+    import numpy as np
+    from PIL import Image
+
+    grey = np.asarray(image).astype(np.float64)  # [height, width]
+    tags: dict[int, object] = dict(getattr(image, "tag_v2", {}))
+    if image.mode.startswith("I;16"):
+        bits = tags.get(_BITS_PER_SAMPLE)
+        grey = grey / (4095.0 if bits in (12, (12,)) else 65535.0)
+    else:
+        grey = _to_unit(grey)
+    if tags.get(_PHOTOMETRIC) == 0:  # TIFF's "white is zero", which Pillow applies to 8 bits and less only
+        grey = 1.0 - grey
+    eight = np.rint(grey.clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    return Image.fromarray(eight).convert("RGB")
+
+
+def _to_unit(
+    grey: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    """Values of unknown range as 0 to 1: the smallest usual range that holds them, else stretched over it."""
+    import numpy as np
+
+    grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if low >= 0.0:
+        usual = next((top for top in (1.0, 255.0, 65535.0) if high <= top), None)
+        if usual is not None:
+            return grey / usual
+    return (grey - low) / (high - low) if high > low else np.ones_like(grey)

@@ -1,0 +1,374 @@
+"""BatchGenerator: many pages at once through one model, by continuous batching.
+
+Each call of `next()` launches one decode step for all pages in work, reads the tokens of the step before
+it (where the backend overlaps the two), lets finished pages go and fills their slots with waiting ones. A
+page's greedy text does not depend on who its neighbours are or when they come and go.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_chandra.engine.memory import Demand, automatic_slots
+from mlx_chandra.engine.repeats import CHECK_EVERY, is_repeating
+from mlx_chandra.engine.sampler import GREEDY, Sampler, Sampling, sample
+from mlx_chandra.engine.scheduler import Scheduler, Waiting
+from mlx_chandra.errors import MlxChandraError, PageError
+from mlx_chandra.models.cache import KeyValueCache
+from mlx_chandra.models.inputs import Page
+from mlx_chandra.models.qwen3_vl import Qwen3VL
+
+DEFAULT_MAX_TOKENS = 8192
+_LONGEST_PROMPT = 4096  # tokens that the automatic batch size leaves room for beside the answer
+_PREFILL_TOKENS = 8192
+
+
+class FinishReason(StrEnum):
+    """Why a page got no further token."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    REPETITION = "repetition"
+    ERROR = "error"
+
+
+class StopTokens(Protocol):
+    """The part of a processor that the generator needs."""
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]: ...
+
+
+@dataclass(frozen=True)
+class PromptResponse:
+    """A page was prefilled, or refused: then `error` says why, and no token of it will come."""
+
+    uid: int
+    prompt_tokens: int
+    error: MlxChandraError | None = None
+
+
+@dataclass(frozen=True)
+class GenerationResponse:
+    """One new token of a page. The stop token itself is the last one, with finish_reason STOP."""
+
+    uid: int
+    token: int
+    finish_reason: FinishReason | None
+    generated_tokens: int
+
+
+@dataclass(frozen=True)
+class GeneratorStats:
+    """Counts since the generator was made; times in seconds, memory in bytes."""
+
+    prompt_tokens: int
+    prompt_time: float
+    generation_tokens: int
+    generation_time: float
+    steps: int
+    slots: int
+    active_slots: int
+    waiting: int
+    peak_memory: int
+
+
+@dataclass(eq=False)
+class _Page:
+    """A page from insert() to its last token."""
+
+    uid: int
+    inputs: Page | None  # dropped once prefilled
+    prompt_tokens: int
+    max_tokens: int
+    sampling: Sampling
+    position: int = 0  # of the next token to be launched
+    launched: int = 0  # tokens that launched passes will give, read or not
+    tokens: list[int] = field(default_factory=list)
+    newest: "_Launch | None" = None  # the pass that gives the latest token,
+    place: int = 0  # and its place among that pass's tokens
+    done: bool = False
+
+
+@dataclass(eq=False)
+class _Launch:
+    """One pass on its way: the pages in the order of its rows, and their tokens [n]."""
+
+    pages: list[_Page]
+    tokens: mx.array
+
+
+class BatchGenerator:
+    """Generate for a changing set of pages.
+
+    Args:
+        model: From `load`.
+        processor: Says which tokens stop a page.
+        max_tokens: A page's limit where insert() gives none.
+        stop_tokens: Further tokens that stop a page.
+        sampler: logits [n, vocab] -> tokens [n], for all pages, in place of their own `Sampling`.
+        completion_batch_size: Pages decoded at once, or "auto": what fits the machine.
+        prefill_batch_size: Prompts in one prefill pass, at most.
+        max_context: Tokens of prompt and answer together that a slot can hold; the model's limit by default.
+        stop_on_repetition: Whether a page that goes in circles is stopped (see `engine/repeats.py`).
+    """
+
+    def __init__(
+        self,
+        model: Qwen3VL,
+        processor: StopTokens,
+        *,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        stop_tokens: Iterable[int] | None = None,
+        sampler: Sampler | None = None,
+        completion_batch_size: int | str = "auto",
+        prefill_batch_size: int = 8,
+        max_context: int | None = None,
+        stop_on_repetition: bool = True,
+    ) -> None:
+        self.model, self.max_tokens = model, max_tokens
+        self._stop_tokens = processor.stop_token_ids | frozenset(stop_tokens or ())
+        self._sampler, self._stop_on_repetition = sampler, stop_on_repetition
+        text = model.config.text
+        self.slots = self._number_of_slots(completion_batch_size)
+        self.cache = KeyValueCache(
+            text, self.slots, max_context or text.max_position_embeddings, model.dtype, model.backend
+        )
+        self._scheduler = Scheduler(prefill_batch_size, _PREFILL_TOKENS)
+        self._pages: dict[int, _Page] = {}  # all that are not done, by uid
+        self._rows: list[_Page] = []  # those in the cache, by row
+        self._launches: list[_Launch] = []  # not read yet, oldest first
+        self._refused: list[PromptResponse] = []
+        self._uids = 0
+        self._prompt_tokens = self._generation_tokens = self._steps = 0
+        self._prompt_time = self._generation_time = 0.0
+
+    def _number_of_slots(self, asked: int | str) -> int:
+        if isinstance(asked, int):
+            if asked < 1:
+                raise ValueError("completion_batch_size must be at least 1")
+            return asked
+        if asked != "auto":
+            raise ValueError(f'completion_batch_size must be a number or "auto", not {asked!r}')
+        per_token = KeyValueCache.bytes_per_token(self.model.config.text, self.model.dtype)
+        return automatic_slots(Demand(self.model.nbytes, per_token, self.max_tokens + _LONGEST_PROMPT))
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._pages or self._refused)
+
+    @property
+    def waiting(self) -> int:
+        """Pages that have no slot yet."""
+        return len(self._scheduler)
+
+    def insert(
+        self,
+        prompts: Sequence[Page],
+        max_tokens: int | Sequence[int] | None = None,
+        sampling: Sampling | Sequence[Sampling] = GREEDY,
+    ) -> list[int]:
+        """Queue pages.
+
+        Args:
+            prompts: From `Processor.prepare`.
+            max_tokens: One limit for all, or one for each; at least 1.
+            sampling: One for all, or one for each.
+
+        Returns:
+            Each page's uid, by which next() speaks of it.
+
+        Raises:
+            ValueError: A limit below 1, or lists of other lengths than `prompts`.
+        """
+        count = len(prompts)
+        limit = self.max_tokens if max_tokens is None else max_tokens
+        limits = [limit] * count if isinstance(limit, int) else list(limit)
+        samplings = [sampling] * count if isinstance(sampling, Sampling) else list(sampling)
+        if not len(limits) == len(samplings) == count:
+            raise ValueError(f"{count} prompts, but {len(limits)} limits and {len(samplings)} samplings")
+        if any(limit < 1 for limit in limits):
+            raise ValueError("max_tokens must be at least 1")
+        return [self._insert(*page) for page in zip(prompts, limits, samplings, strict=True)]
+
+    def _insert(self, inputs: Page, max_tokens: int, sampling: Sampling) -> int:
+        uid, length, most = self._uids, len(inputs.token_ids), self.cache.max_length
+        self._uids += 1
+        if length > most:
+            error = PageError(
+                "too-long",
+                f"the page's prompt has {length} tokens, but a slot holds {most}.",
+                "Make the picture smaller (--max-size).",
+            )
+            self._refused.append(PromptResponse(uid, length, error))
+            return uid
+        # a token's keys and values are stored when the next one is computed, so the last needs no room
+        page = _Page(uid, inputs, length, min(max_tokens, most - length + 1), sampling)
+        self._pages[uid] = page
+        self._scheduler.add([Waiting(uid, length)])
+        return uid
+
+    def remove(self, uid: int) -> bool:
+        """Forget a page, waiting or in work; False if there is none of that uid (any more)."""
+        page = self._pages.get(uid)
+        if page is None:
+            return False
+        self._scheduler.remove(uid)
+        self._finish(page)
+        return True
+
+    def next(self) -> tuple[list[PromptResponse], list[GenerationResponse]]:
+        """Go on by one step.
+
+        Returns:
+            The pages that were prefilled or refused, and the tokens that became known.
+        """
+        prompts, self._refused = self._refused, []
+        started = time.perf_counter()
+        if self._rows:
+            self._launch_step()
+        tokens = self._read(keep=1 if self.model.backend.decode_ahead and self._rows else 0)
+        between = time.perf_counter()
+        while admitted := self._scheduler.admit(self.cache.free):
+            prompts.extend(self._prefill([self._pages[uid] for uid in admitted]))
+            if not self.model.backend.decode_ahead:
+                tokens.extend(self._read(keep=0))
+        self._generation_time += between - started
+        self._prompt_time += time.perf_counter() - between
+        return prompts, tokens
+
+    def stats(self) -> GeneratorStats:
+        return GeneratorStats(
+            prompt_tokens=self._prompt_tokens,
+            prompt_time=self._prompt_time,
+            generation_tokens=self._generation_tokens,
+            generation_time=self._generation_time,
+            steps=self._steps,
+            slots=self.slots,
+            active_slots=self.cache.active,
+            waiting=self.waiting,
+            peak_memory=mx.get_peak_memory(),
+        )
+
+    def close(self) -> None:
+        """Forget all pages; what was launched is waited for, so that nothing computes on afterwards."""
+        for uid in list(self._pages):
+            self.remove(uid)
+        mx.eval([launch.tokens for launch in self._launches])
+        self._launches.clear()
+        self._refused.clear()
+
+    def check(self) -> None:
+        """Raise AssertionError if the books disagree: rows, slots, pages and launches. For tests, and when
+        idle."""
+        self.cache.check()
+        assert self.cache.active == len(self._rows), "rows and slots differ in number"
+        assert len({page.uid for page in self._rows}) == len(self._rows), "a page has two rows"
+        for page, length in zip(self._rows, self.cache.lengths, strict=True):
+            assert self._pages.get(page.uid) is page, f"page {page.uid} is done but has a row"
+            assert length == page.prompt_tokens + page.launched - 1, f"page {page.uid} has lost a token"
+        unread = sum(page.launched - len(page.tokens) for page in self._pages.values())
+        on_the_way = sum(not page.done for launch in self._launches for page in launch.pages)
+        assert unread == on_the_way, f"{unread} tokens launched but {on_the_way} on the way"
+
+    def _prefill(self, pages: list[_Page]) -> list[PromptResponse]:
+        """Run the prompts of pages that get slots now."""
+        inputs = [page.inputs for page in pages if page.inputs is not None]
+        logits = self.model.prefill(inputs, self.cache.insert([page.prompt_tokens for page in pages]))
+        for page in pages:
+            if page.inputs is not None:
+                page.position = int(self.model.positions(page.inputs).max()) + 1
+            page.inputs = None
+        self._rows.extend(pages)
+        self._prompt_tokens += sum(page.prompt_tokens for page in pages)
+        self._launch(pages, logits)
+        return [PromptResponse(page.uid, page.prompt_tokens) for page in pages]
+
+    def _launch_step(self) -> None:
+        """One decode step for all rows."""
+        tokens = self._newest_tokens()
+        positions = [page.position for page in self._rows]
+        for page in self._rows:
+            page.position += 1
+        self._steps += 1
+        self._launch(list(self._rows), self.model.decode(tokens, positions, self.cache.step()))
+
+    def _newest_tokens(self) -> mx.array:
+        """The latest token of every row [n], on the device: it need not have been read."""
+        starts: dict[int, int] = {}  # where each pass's tokens begin among all of them
+        sources: list[mx.array] = []
+        places, total = [], 0
+        for page in self._rows:
+            launch = page.newest
+            assert launch is not None, "a page in a row has been prefilled"
+            if id(launch) not in starts:
+                starts[id(launch)] = total
+                sources.append(launch.tokens)
+                total += launch.tokens.size
+            places.append(starts[id(launch)] + page.place)
+        tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
+        return tokens if places == list(range(total)) else tokens[mx.array(places)]
+
+    def _launch(self, pages: list[_Page], logits: mx.array) -> None:
+        """Choose the tokens of a pass and send it off; pages that need no further step give up their rows."""
+        if self._sampler is not None:
+            tokens = self._sampler(logits).astype(mx.int32)
+        else:
+            tokens = sample(logits, [page.sampling for page in pages], [page.launched for page in pages])
+        mx.async_eval(tokens, *self.cache.arrays)  # type: ignore[no-untyped-call]
+        launch = _Launch(pages, tokens)
+        self._launches.append(launch)
+        for place, page in enumerate(pages):
+            page.newest, page.place = launch, place
+            page.launched += 1
+            if page.launched == page.max_tokens:
+                self._release(page)
+
+    def _read(self, keep: int) -> list[GenerationResponse]:
+        """Fetch the tokens of all launches but the newest `keep`."""
+        responses = []
+        while len(self._launches) > keep:
+            launch = self._launches.pop(0)
+            tokens = np.array(launch.tokens).tolist()  # waits for the device
+            for page, token in zip(launch.pages, tokens, strict=True):
+                if not page.done:  # else it ended before, or was removed: a wasted row
+                    responses.append(self._take(page, token))
+        return responses
+
+    def _take(self, page: _Page, token: int) -> GenerationResponse:
+        page.tokens.append(token)
+        self._generation_tokens += 1
+        reason = self._finish_reason(page)
+        if reason is not None:
+            self._finish(page)
+        return GenerationResponse(page.uid, token, reason, len(page.tokens))
+
+    def _finish_reason(self, page: _Page) -> FinishReason | None:
+        count = len(page.tokens)
+        if page.tokens[-1] in self._stop_tokens:
+            return FinishReason.STOP
+        if count == page.max_tokens:
+            return FinishReason.LENGTH
+        if self._stop_on_repetition and count % CHECK_EVERY == 0 and is_repeating(page.tokens):
+            return FinishReason.REPETITION
+        return None
+
+    def _finish(self, page: _Page) -> None:
+        self._release(page)
+        page.done = True
+        del self._pages[page.uid]
+
+    def _release(self, page: _Page) -> None:
+        """Free the page's row, if it has one; the last row's page moves there."""
+        if page not in self._rows:
+            return
+        row = self._rows.index(page)
+        self.cache.remove(row)
+        last = self._rows.pop()
+        if last is not page:
+            self._rows[row] = last

@@ -1,0 +1,296 @@
+"""BatchGenerator: what a page says never depends on its neighbours, and every page ends as it should."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_chandra.engine.generator import BatchGenerator, FinishReason, GenerationResponse
+from mlx_chandra.engine.sampler import Sampling
+from mlx_chandra.errors import PageError
+from mlx_chandra.models import load_model
+from mlx_chandra.models.backend import DecodeAttention, current_backend
+from mlx_chandra.models.qwen3_vl import Qwen3VL
+from mlx_chandra.processing.processor import PageInputs
+from tests.engine.conftest import StopsAt, alone, run
+
+LIMITS = [1 + (7 * i) % 40 for i in range(32)]
+
+
+@pytest.fixture(scope="module")
+def texts_alone(model: Qwen3VL, pages: list[PageInputs]) -> list[list[int]]:
+    return [alone(model, page, limit) for page, limit in zip(pages, LIMITS, strict=True)]
+
+
+def generator(model: Qwen3VL, slots: int, **settings: object) -> BatchGenerator:
+    return BatchGenerator(
+        model,
+        StopsAt(),
+        completion_batch_size=slots,
+        stop_on_repetition=False,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "decode_ahead"), list(product(DecodeAttention, (False, True))), ids=lambda value: str(value)
+)
+def test_a_page_alone_and_in_a_crowd_has_the_same_tokens_in_every_form_of_attention(
+    checkpoint: Path,
+    pages: list[PageInputs],
+    texts_alone: list[list[int]],
+    form: DecodeAttention,
+    decode_ahead: bool,
+) -> None:
+    backend = replace(current_backend(), decode_attention=form, decode_ahead=decode_ahead)
+    crowd = generator(load_model(checkpoint, backend=backend), 7)
+    uids = crowd.insert(pages, LIMITS)
+    tokens = run(crowd)
+    assert [tokens[uid] for uid in uids] == texts_alone
+
+
+def test_all_32_pages_at_once_have_the_tokens_that_they_have_alone(
+    model: Qwen3VL, pages: list[PageInputs], texts_alone: list[list[int]]
+) -> None:
+    crowd = generator(model, 32)
+    uids = crowd.insert(pages, LIMITS)
+    tokens = run(crowd)
+    assert [tokens[uid] for uid in uids] == texts_alone
+
+
+@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+def test_pages_that_join_at_different_times_keep_their_tokens(
+    request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs], texts_alone: list[list[int]]
+) -> None:
+    crowd = generator(request.getfixturevalue(fixture), 5)
+    order = np.random.default_rng(1).permutation(len(pages)).tolist()
+    uids = {order[0]: crowd.insert([pages[order[0]]], LIMITS[order[0]])[0]}
+
+    def join() -> None:
+        for place in order[len(uids) : len(uids) + 2]:
+            uids[place] = crowd.insert([pages[place]], LIMITS[place])[0]
+
+    tokens = run(crowd, join)
+    assert [tokens[uids[place]] for place in range(len(pages))] == texts_alone
+
+
+@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+def test_removing_pages_in_the_middle_disturbs_nobody(
+    request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs], texts_alone: list[list[int]]
+) -> None:
+    crowd = generator(request.getfixturevalue(fixture), 6)
+    uids = crowd.insert(pages, LIMITS)
+    gone = uids[::3]
+    steps = iter(gone)
+
+    def leave() -> None:
+        uid = next(steps, None)
+        if uid is not None:
+            crowd.remove(uid)
+            crowd.check()
+
+    tokens = run(crowd, leave)
+    for uid, expected in zip(uids, texts_alone, strict=True):
+        if uid in gone:
+            assert expected[: len(tokens.get(uid, []))] == tokens.get(uid, [])
+        else:
+            assert tokens[uid] == expected
+
+
+def test_a_removed_page_says_nothing_more_and_can_not_be_removed_twice(
+    model_ahead: Qwen3VL, pages: list[PageInputs]
+) -> None:
+    crowd = generator(model_ahead, 2)
+    first, second, third = crowd.insert(pages[:3], 30)
+    crowd.next()
+    crowd.next()
+    assert crowd.remove(first)
+    assert crowd.remove(third)  # still waiting
+    assert not crowd.remove(first)
+    assert set(ends(crowd)) == {second}
+    assert not crowd.remove(second)
+
+
+def test_no_slot_idles_while_pages_wait(model: Qwen3VL, pages: list[PageInputs]) -> None:
+    crowd = generator(model, 4, prefill_batch_size=3)
+    crowd.insert(pages, LIMITS)
+
+    def look() -> None:
+        assert crowd.waiting == 0 or crowd.cache.active == 4
+
+    run(crowd, look)
+
+
+def ends(crowd: BatchGenerator) -> dict[int, GenerationResponse]:
+    """Every page's last response by uid."""
+    last = {}
+    while crowd.has_work:
+        for response in crowd.next()[1]:
+            last[response.uid] = response
+    return last
+
+
+@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+def test_a_page_ends_at_its_stop_token_or_its_limit_and_says_which(
+    request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs], texts_alone: list[list[int]]
+) -> None:
+    longest = texts_alone[int(np.argmax(LIMITS))]
+    stop = longest[len(longest) // 2]
+    crowd = BatchGenerator(
+        request.getfixturevalue(fixture), StopsAt(frozenset({stop})), completion_batch_size=4
+    )
+    uids = crowd.insert(pages, LIMITS)
+    last = ends(crowd)
+    for uid, text in zip(uids, texts_alone, strict=True):
+        expected = text.index(stop) + 1 if stop in text else len(text)
+        assert last[uid].generated_tokens == expected
+        assert last[uid].finish_reason is (FinishReason.STOP if stop in text else FinishReason.LENGTH)
+
+
+def test_a_page_that_stops_at_its_first_token_or_may_say_only_one_is_served(
+    model_ahead: Qwen3VL, pages: list[PageInputs], texts_alone: list[list[int]]
+) -> None:
+    first = texts_alone[0][0]
+    crowd = BatchGenerator(model_ahead, StopsAt(), stop_tokens=[first], completion_batch_size=2)
+    stopped, short = crowd.insert([pages[0], pages[1]], [50, 1])
+    last = ends(crowd)
+    assert (last[stopped].finish_reason, last[stopped].generated_tokens) == (FinishReason.STOP, 1)
+    assert last[short].generated_tokens == 1
+    assert crowd.cache.active == 0
+
+
+def test_a_prompt_longer_than_a_slot_is_refused_for_that_page_alone(
+    model: Qwen3VL, pages: list[PageInputs], texts_alone: list[list[int]]
+) -> None:
+    by_length = sorted(range(len(pages)), key=lambda i: len(pages[i].token_ids))
+    short, long = by_length[0], by_length[-1]
+    limit = len(pages[short].token_ids) + LIMITS[short]
+    assert len(pages[long].token_ids) > limit
+    crowd = generator(model, 2, max_context=limit)
+    refused, served = crowd.insert([pages[long], pages[short]], [LIMITS[long], LIMITS[short]])
+    prompts, _ = crowd.next()
+    errors = {prompt.uid: prompt.error for prompt in prompts}
+    error = errors[refused]
+    assert isinstance(error, PageError)
+    assert error.kind == "too-long"
+    assert str(len(pages[long].token_ids)) in str(error)
+    assert errors[served] is None
+    crowd.close()
+
+
+def test_an_answer_fills_its_slot_to_the_last_token_and_is_then_cut(
+    model: Qwen3VL, pages: list[PageInputs]
+) -> None:
+    page = pages[8]
+    room = 9
+    crowd = generator(model, 1, max_context=len(page.token_ids) + room - 1)
+    (uid,) = crowd.insert([page], 100)
+    tokens = run(crowd)[uid]
+    assert tokens == alone(model, page, 100)[:room]
+
+
+def test_a_page_sampled_with_a_seed_does_not_depend_on_its_neighbours(
+    model_ahead: Qwen3VL, pages: list[PageInputs]
+) -> None:
+    samplings = [Sampling(temperature=0.8 if i % 2 else 0.0, top_p=0.9, seed=i) for i in range(8)]
+    apart = [alone(model_ahead, page, 12, s) for page, s in zip(pages[:8], samplings, strict=True)]
+    crowd = generator(model_ahead, 3)
+    uids = crowd.insert(pages[:8], 12, samplings)
+    tokens = run(crowd)
+    assert [tokens[uid] for uid in uids] == apart
+    assert apart[1] != alone(model_ahead, pages[1], 12)  # it was sampled, not greedy
+    assert apart[1] != alone(model_ahead, pages[1], 12, replace(samplings[1], seed=99))
+
+
+def test_a_sampler_of_the_callers_own_chooses_all_tokens(model: Qwen3VL, pages: list[PageInputs]) -> None:
+    def second_best(logits: mx.array) -> mx.array:
+        return mx.argsort(logits, axis=-1)[:, -2]
+
+    crowd = generator(model, 2, sampler=second_best)
+    uids = crowd.insert(pages[:3], 5)
+    tokens = run(crowd)
+    expected = np.argsort(np.array(model.logits([pages[0]])[0][-1]))[-2]
+    assert tokens[uids[0]][0] == expected
+    assert all(len(tokens[uid]) == 5 for uid in uids)
+
+
+def test_a_page_in_circles_is_stopped_unless_that_is_turned_off(
+    model: Qwen3VL, pages: list[PageInputs]
+) -> None:
+    def always_seven(logits: mx.array) -> mx.array:
+        return mx.full((logits.shape[0],), 7)
+
+    def last(stop_on_repetition: bool) -> GenerationResponse:
+        crowd = BatchGenerator(
+            model,
+            StopsAt(),
+            sampler=always_seven,
+            completion_batch_size=1,
+            stop_on_repetition=stop_on_repetition,
+        )
+        (uid,) = crowd.insert([pages[0]], 600)
+        return ends(crowd)[uid]
+
+    assert last(True).finish_reason is FinishReason.REPETITION
+    assert last(True).generated_tokens < 600
+    assert last(False).finish_reason is FinishReason.LENGTH
+
+
+def test_stats_count_every_token_and_page(
+    model: Qwen3VL, pages: list[PageInputs], texts_alone: list[list[int]]
+) -> None:
+    crowd = generator(model, 3)
+    crowd.insert(pages[:10], LIMITS[:10])
+    assert (crowd.stats().slots, crowd.stats().waiting) == (3, 10)
+    run(crowd)
+    stats = crowd.stats()
+    assert stats.prompt_tokens == sum(len(page.token_ids) for page in pages[:10])
+    assert stats.generation_tokens == sum(map(len, texts_alone[:10]))
+    assert stats.active_slots == stats.waiting == 0
+    assert stats.prompt_time > 0
+    assert stats.generation_time > 0
+
+
+def test_after_close_there_is_no_work_and_no_row_in_use(
+    model_ahead: Qwen3VL, pages: list[PageInputs]
+) -> None:
+    crowd = generator(model_ahead, 3)
+    crowd.insert(pages, 20)
+    for _ in range(4):
+        crowd.next()
+    crowd.close()
+    assert not crowd.has_work
+    assert crowd.cache.active == 0
+    assert crowd.next() == ([], [])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda crowd, pages: crowd.insert(pages[:2], [1, 2, 3]),
+        lambda crowd, pages: crowd.insert(pages[:2], 0),
+        lambda crowd, pages: crowd.insert(pages[:2], 4, [Sampling()]),
+    ],
+    ids=["more limits than prompts", "a limit of zero", "fewer samplings than prompts"],
+)
+def test_wrong_arguments_queue_nothing(
+    model: Qwen3VL, pages: list[PageInputs], call: Callable[[BatchGenerator, Sequence[PageInputs]], object]
+) -> None:
+    crowd = generator(model, 2)
+    with pytest.raises(ValueError, match=r"max_tokens|samplings|limits"):
+        call(crowd, pages)
+    assert not crowd.has_work
+
+
+@pytest.mark.parametrize("size", [0, "many"])
+def test_a_batch_size_that_makes_no_sense_is_refused(model: Qwen3VL, size: int | str) -> None:
+    with pytest.raises(ValueError, match="completion_batch_size"):
+        BatchGenerator(model, StopsAt(), completion_batch_size=size)
+
+
+def test_the_automatic_batch_size_is_at_least_8_for_a_small_model(model: Qwen3VL) -> None:
+    assert BatchGenerator(model, StopsAt()).slots >= 8

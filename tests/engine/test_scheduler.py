@@ -1,0 +1,47 @@
+"""Who is admitted when: counts only."""
+
+import pytest
+
+from mlx_chandra.engine.scheduler import Scheduler, Waiting
+
+
+def scheduler(*prompts: int, pages: int = 4, tokens: int = 100) -> Scheduler:
+    queue = Scheduler(pages, tokens)
+    queue.add(Waiting(uid, length) for uid, length in enumerate(prompts))
+    return queue
+
+
+def test_pages_are_admitted_in_the_order_they_came() -> None:
+    queue = scheduler(30, 30, 30, 30)
+    assert queue.admit(free_slots=9) == [0, 1, 2]
+    assert queue.admit(free_slots=9) == [3]
+    assert len(queue) == 0
+
+
+def test_no_more_pages_than_free_slots_are_admitted() -> None:
+    queue = scheduler(1, 1, 1)
+    assert queue.admit(free_slots=0) == []
+    assert queue.admit(free_slots=2) == [0, 1]
+
+
+def test_no_more_prompts_than_the_pass_takes_are_admitted() -> None:
+    assert scheduler(1, 1, 1, pages=2).admit(free_slots=9) == [0, 1]
+
+
+def test_a_prompt_above_the_token_budget_runs_alone() -> None:
+    queue = scheduler(500, 1, tokens=100)
+    assert queue.admit(free_slots=9) == [0]
+    assert queue.admit(free_slots=9) == [1]
+
+
+def test_a_removed_page_is_never_admitted() -> None:
+    queue = scheduler(1, 1, 1)
+    assert queue.remove(1)
+    assert not queue.remove(1)
+    assert queue.admit(free_slots=9) == [0, 2]
+
+
+@pytest.mark.parametrize(("pages", "tokens"), [(0, 10), (1, 0)])
+def test_a_pass_that_could_take_nothing_is_refused(pages: int, tokens: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Scheduler(pages, tokens)

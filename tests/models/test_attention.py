@@ -14,7 +14,7 @@ from mlx_chandra.models.attention import (
     reference_decode,
     segment_attention,
 )
-from mlx_chandra.models.backend import DecodeAttention
+from mlx_chandra.models.backend import DecodeAttention, PrefillForm
 
 # Outputs are averages of standard normal values, so these are absolute errors of numbers up to about 4:
 # float16 and bfloat16 round such a number by at most 0.002 and 0.016, and their probabilities a little too.
@@ -101,6 +101,17 @@ def test_only_forms_that_read_a_whole_window_have_a_mask() -> None:
     assert (added == 0).sum().item() == 3
 
 
+FORMS = (
+    PrefillForm(),
+    PrefillForm((24, 64)),
+    PrefillForm((72,)),
+    PrefillForm((64, 80, 128)),
+    PrefillForm(block=1),
+    PrefillForm(block=4),
+    PrefillForm(block=256),
+)
+
+
 def plain_segments(
     queries: mx.array, keys: mx.array, values: mx.array, lengths: tuple[int, ...], causal: bool
 ) -> NDArray[np.float64]:
@@ -120,16 +131,16 @@ def plain_segments(
     return out.reshape(len(q), -1)
 
 
-@pytest.mark.parametrize("fused", [(), (24, 64), (72,), (64, 80, 128)], ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("lengths", [(1,), (9,), (1, 1, 1), (5, 5, 5), (4, 1, 1, 6, 6, 2, 4)], ids=str)
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_by_segments_equals_a_plain_loop(
-    causal: bool, lengths: tuple[int, ...], fused: tuple[int, ...]
+    causal: bool, lengths: tuple[int, ...], form: PrefillForm
 ) -> None:
     for heads in (Heads(4, 2, 16), Heads(2, 2, 72)):
         queries = normal(1, sum(lengths), heads.queries, heads.size)
         keys, values = (normal(seed, sum(lengths), heads.shared, heads.size) for seed in (2, 3))
-        ours = segment_attention(queries, keys, values, lengths, causal, fused)
+        ours = segment_attention(queries, keys, values, lengths, causal, form)
         expected = plain_segments(queries, keys, values, lengths, causal)
         np.testing.assert_allclose(np.array(ours), expected, rtol=0, atol=1e-5)
 
@@ -145,7 +156,7 @@ def test_a_segments_attention_does_not_depend_on_its_neighbours() -> None:
 
 def test_the_plain_forward_pass_is_causal_inside_each_segment() -> None:
     queries, keys, values = normal(1, 7, 4, 16), normal(2, 7, 2, 16), normal(3, 7, 2, 16)
-    ours = SegmentPass((3, 4), (64,)).attend(0, queries, keys, values)
+    ours = SegmentPass((3, 4), PrefillForm((64,))).attend(0, queries, keys, values)
     expected = plain_segments(queries, keys, values, (3, 4), causal=True)
     np.testing.assert_allclose(np.array(ours), expected, rtol=0, atol=1e-5)
 

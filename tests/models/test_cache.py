@@ -9,15 +9,16 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_chandra.models.attention import SegmentPass
-from mlx_chandra.models.backend import Backend, BackendName, DecodeAttention
+from mlx_chandra.models.backend import Backend, BackendName, DecodeAttention, PrefillForm
 from mlx_chandra.models.cache import GROWTH, KeyValueCache, window_size
 from tests.models.parts import text_config
 
 CONFIG = text_config(layers=2, heads=4, kv_heads=2, head_dim=16)
-CPU = Backend(BackendName.CPU, True, False, DecodeAttention.ROWS, ())
+CPU = Backend(BackendName.CPU, True, False, DecodeAttention.ROWS, PrefillForm())
+PROMPTS = (PrefillForm(), PrefillForm((24,)), PrefillForm(block=16))
 BACKENDS = [
-    replace(CPU, decode_attention=form, fused_head_dims=fused)
-    for form, fused in zip(DecodeAttention, ((), (24,), (64, 128)), strict=True)
+    replace(CPU, decode_attention=form, prefill=form_of_prompts)
+    for form, form_of_prompts in zip(DecodeAttention, PROMPTS, strict=True)
 ]
 
 

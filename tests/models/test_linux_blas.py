@@ -11,9 +11,8 @@ import pytest
 from mlx_chandra.models.backend import BackendName, current_backend
 from mlx_chandra.models.linux_blas import SWITCH, use_openblas
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or current_backend().name is not BackendName.CPU, reason="only MLX's Linux CPU wheel"
-)
+ON_LINUX_CPU = sys.platform == "linux" and current_backend().name is BackendName.CPU
+pytestmark = pytest.mark.skipif(not ON_LINUX_CPU, reason="only MLX's Linux CPU wheel")
 ASK = "from mlx_chandra.models.linux_blas import use_openblas; print(use_openblas())"
 
 
@@ -45,7 +44,6 @@ def test_a_process_uses_openblas_unless_told_otherwise(variables: dict[str, str]
 
 def test_without_openblas_mlx_stays_as_it_is() -> None:
     hidden = "import sys; sys.modules['scipy_openblas32'] = None; " + ASK
-    done = subprocess.run(
-        [sys.executable, "-c", hidden], env={**os.environ, "PYTHONPATH": "src"}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    done = subprocess.run([sys.executable, "-c", hidden], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr

@@ -67,12 +67,13 @@ class BatchResponse:
     pages: list[PageOutcome]
 
 
-def load(name_or_path: str | Path, dtype: mx.Dtype | None = None) -> tuple[Qwen3VL, Processor]:
+def load(name_or_path: str | Path, dtype: mx.Dtype | str | None = None) -> tuple[Qwen3VL, Processor]:
     """Load a checkpoint's model and processor.
 
     Args:
         name_or_path: "demo", a folder, or a name on the Hugging Face hub.
-        dtype: None: float32 on the CPU, the checkpoint's own on a GPU.
+        dtype: float32, float16 or bfloat16, or its name; None: float32 on the CPU, the checkpoint's own on
+            a GPU.
 
     Raises:
         ModelNotFoundError: There is no such checkpoint here, and it can't be downloaded.

@@ -5,6 +5,7 @@ Decode has one query per page against that page's slot of the cache; `models/bac
 `reference_decode` is the plain meaning that tests compare every form with.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,7 +13,10 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_chandra.models.backend import DecodeAttention
+from mlx_chandra.models.backend import DecodeAttention, PrefillForm
+
+LOG2_E = math.log2(math.e)
+MLX_ATTENTION = PrefillForm()
 
 
 class AttentionPass(Protocol):
@@ -28,10 +32,10 @@ class SegmentPass:
     """Causal attention inside each segment, nothing kept: the plain forward pass."""
 
     lengths: tuple[int, ...]
-    fused_head_dims: tuple[int, ...] = ()
+    form: PrefillForm = MLX_ATTENTION
 
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        return segment_attention(queries, keys, values, self.lengths, True, self.fused_head_dims)
+        return segment_attention(queries, keys, values, self.lengths, True, self.form)
 
 
 def segment_attention(
@@ -40,7 +44,7 @@ def segment_attention(
     values: mx.array,
     lengths: Sequence[int],
     causal: bool,
-    fused_head_dims: tuple[int, ...] = (),
+    form: PrefillForm = MLX_ATTENTION,
 ) -> mx.array:
     """Attend within consecutive segments of a flat list of T tokens.
 
@@ -48,24 +52,49 @@ def segment_attention(
         queries: [T, heads, d]; keys, values: [T, kv_heads, d], heads a multiple of kv_heads.
         lengths: Tokens of each segment; they add up to T.
         causal: Whether a token sees only itself and those before it in its segment.
-        fused_head_dims: Head sizes worth padding to, see `Backend`.
+        form: The backend's form.
 
     Returns:
         [T, heads * d]
     """
     scale = queries.shape[-1] ** -0.5
-    width = _padded_width(queries.shape[-1], fused_head_dims)
+    width = _padded_width(queries.shape[-1], form.fused_head_dims)
     outputs = []
     start = 0
     for length, run in groupby(lengths):
         count = len(list(run))
         stop = start + count * length
         q, k, v = (_as_batch(x[start:stop], count, width) for x in (queries, keys, values))
-        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if causal else None)
+        if form.block:
+            out = _blocked_attention(q, k, v, scale, causal, form.block)
+        else:
+            out = mx.fast.scaled_dot_product_attention(
+                q, k, v, scale=scale, mask="causal" if causal else None
+            )
         out = out[..., : queries.shape[-1]].swapaxes(1, 2)  # [count, length, heads, d]
         outputs.append(out.reshape(stop - start, -1))
         start = stop
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
+
+
+def _blocked_attention(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, causal: bool, block: int
+) -> mx.array:
+    """Written-out attention of q [n, heads, L, d] to k, v [n, kv_heads, L, d], `block` queries at a time."""
+    n, heads, length, width = q.shape
+    k, v = k[:, :, None], v[:, :, None]  # [n, kv_heads, 1, L, d]: shared by the heads of a group
+    q = (q * (scale * LOG2_E)).reshape(n, k.shape[1], -1, length, width)
+    outputs = []
+    for start in range(0, length, block):
+        stop = min(start + block, length)
+        seen = stop if causal else length
+        scores = q[..., start:stop, :] @ k[..., :seen, :].swapaxes(-1, -2)
+        if causal:
+            scores = mx.where(mx.arange(seen) <= mx.arange(start, stop)[:, None], scores, -mx.inf)
+        # powers of two: MLX's exp takes twice as long on the CPU
+        weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
+        outputs.append((weights @ v[..., :seen, :]) / weights.sum(axis=-1, keepdims=True))
+    return mx.concatenate(outputs, axis=-2).reshape(n, heads, length, width)
 
 
 def _padded_width(width: int, fused: tuple[int, ...]) -> int:

@@ -24,6 +24,21 @@ class DecodeAttention(StrEnum):
 
 
 @dataclass(frozen=True)
+class PrefillForm:
+    """How whole prompts and pictures attend; see `segment_attention`.
+
+    Attributes:
+        fused_head_dims: Head sizes for which MLX has a kernel that keeps no score matrix; other sizes are
+            padded up to the next one. Empty: nothing is padded.
+        block: Write the attention out, for so many queries at a time; 0 leaves it to MLX's own call. On the
+            CPU that call takes twice as long, and it computes what a causal mask throws away.
+    """
+
+    fused_head_dims: tuple[int, ...] = ()
+    block: int = 0
+
+
+@dataclass(frozen=True)
 class Backend:
     """What the engine and the models do differently from machine to machine.
 
@@ -34,21 +49,22 @@ class Backend:
         decode_ahead: Launch a step before the last one's tokens are read. The CPU has nothing to overlap
             with, and a cache that a launched step still reads would be copied instead of updated in place.
         decode_attention: The quickest form of decode attention there.
-        fused_head_dims: Head sizes for which the prefill attention has a kernel that keeps no score matrix;
-            other sizes are padded up to the next one. Empty: no such kernel, nothing is padded.
+        prefill: The quickest form of attention within prompts and pictures.
     """
 
     name: BackendName
     float32_only: bool
     decode_ahead: bool
     decode_attention: DecodeAttention
-    fused_head_dims: tuple[int, ...]
+    prefill: PrefillForm
 
 
 _BACKENDS = {
-    BackendName.METAL: Backend(BackendName.METAL, False, True, DecodeAttention.MASKED, (64, 80, 128)),
-    BackendName.CUDA: Backend(BackendName.CUDA, False, True, DecodeAttention.GROUPED, ()),
-    BackendName.CPU: Backend(BackendName.CPU, True, False, DecodeAttention.ROWS, ()),
+    BackendName.METAL: Backend(
+        BackendName.METAL, False, True, DecodeAttention.MASKED, PrefillForm((64, 80, 128))
+    ),
+    BackendName.CUDA: Backend(BackendName.CUDA, False, True, DecodeAttention.GROUPED, PrefillForm()),
+    BackendName.CPU: Backend(BackendName.CPU, True, False, DecodeAttention.ROWS, PrefillForm(block=256)),
 }
 
 

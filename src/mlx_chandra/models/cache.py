@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_chandra.models.attention import DecodeView, decode_attention, decode_view, segment_attention
-from mlx_chandra.models.backend import Backend
+from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import TextConfig
 
 GROWTH = 256  # tokens; capacities and windows are multiples, so that steps share their shapes
@@ -83,7 +83,7 @@ class KeyValueCache:
         first = self.active
         self._lengths.extend(lengths)
         self._reserve(max(lengths))
-        return PromptPass(self, first, tuple(lengths), self._backend.fused_head_dims)
+        return PromptPass(self, first, tuple(lengths), self._backend.prefill)
 
     def step(self) -> "StepPass":
         """Make room for one more token in every active row; the returned pass writes and reads it.
@@ -173,14 +173,14 @@ class PromptPass:
     cache: KeyValueCache
     first_row: int
     lengths: tuple[int, ...]
-    fused_head_dims: tuple[int, ...]
+    form: PrefillForm
 
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         start = 0
         for row, length in enumerate(self.lengths, self.first_row):
             self.cache.write_prompt(layer, row, keys[start : start + length], values[start : start + length])
             start += length
-        return segment_attention(queries, keys, values, self.lengths, True, self.fused_head_dims)
+        return segment_attention(queries, keys, values, self.lengths, True, self.form)
 
 
 @dataclass(frozen=True)

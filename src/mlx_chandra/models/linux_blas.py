@@ -40,7 +40,8 @@ class _Library:
             offset, info, _ = struct.unpack("<QQq", self._read(self.dynamic[_DT_JMPREL] + place, 24))
             if info & 0xFFFFFFFF in _JUMP_SLOTS and offset not in self.read_only:
                 (name,) = struct.unpack("<I", self._read(self.dynamic[_DT_SYMTAB] + 24 * (info >> 32), 4))
-                yield ctypes.string_at(self.base + self.dynamic[_DT_STRTAB] + name).decode(), self.base + offset
+                text = ctypes.string_at(self.base + self.dynamic[_DT_STRTAB] + name)
+                yield text.decode(), self.base + offset
 
     def _read(self, address: int, size: int) -> bytes:
         return ctypes.string_at(self.base + address, size)

@@ -32,12 +32,13 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 _SHOWN = 8  # tensor names in one error message
 
 
-def load_model(folder: Path, dtype: mx.Dtype | None = None, backend: Backend | None = None) -> Qwen3VL:
+def load_model(folder: Path, dtype: mx.Dtype | str | None = None, backend: Backend | None = None) -> Qwen3VL:
     """Load the model of a checkpoint folder, weights evaluated.
 
     Args:
         folder: Holds config.json and the safetensors files.
-        dtype: float32, float16 or bfloat16; None: float32 on the CPU, the checkpoint's own on a GPU.
+        dtype: float32, float16 or bfloat16, or its name; None: float32 on the CPU, the checkpoint's own on
+            a GPU.
         backend: How this machine computes best; None: as `current_backend` says.
 
     Raises:
@@ -51,19 +52,25 @@ def load_model(folder: Path, dtype: mx.Dtype | None = None, backend: Backend | N
     weights = _read_weights(folder, config)
     _quantize(model, weights, config.quantization, folder)
     _check(model, weights, folder)
-    chosen = dtype or _default_dtype(config, backend, folder)
+    chosen = _dtype(dtype or _default_dtype(config, backend), folder)
     model.load_weights([(name, _cast(array, chosen)) for name, array in weights.items()])
     mx.eval(model.parameters())
     model.eval()
     return model
 
 
-def _default_dtype(config: ModelConfig, backend: Backend, folder: Path) -> mx.Dtype:
-    if backend.float32_only:
-        return mx.float32
-    if config.dtype not in _DTYPES:
-        raise CheckpointError(f"{folder / 'config.json'}: dtype {config.dtype!r} is not supported.")
-    return _DTYPES[config.dtype]
+def _default_dtype(config: ModelConfig, backend: Backend) -> str:
+    return "float32" if backend.float32_only else config.dtype
+
+
+def _dtype(dtype: mx.Dtype | str, folder: Path) -> mx.Dtype:
+    if isinstance(dtype, mx.Dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise CheckpointError(
+            f"{folder}: the dtype {dtype!r} is not supported.", f"Choose one of {', '.join(_DTYPES)}."
+        )
+    return _DTYPES[dtype]
 
 
 def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:

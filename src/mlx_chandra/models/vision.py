@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_chandra.models.attention import segment_attention
-from mlx_chandra.models.backend import Backend
+from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import VisionConfig
 from mlx_chandra.models.inputs import Grid, Images
 from mlx_chandra.models.rope import Rotation, vision_rotation
@@ -82,17 +82,17 @@ class PatchEmbed(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    def __init__(self, config: VisionConfig, fused_head_dims: tuple[int, ...]) -> None:
+    def __init__(self, config: VisionConfig, form: PrefillForm) -> None:
         super().__init__()
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
         self._heads = config.num_heads
-        self._fused_head_dims = fused_head_dims
+        self._form = form
 
     def __call__(self, x: mx.array, rotation: Rotation, lengths: Sequence[int]) -> mx.array:
         qkv = self.qkv(x).reshape(x.shape[0], 3, self._heads, -1)  # [P, 3, heads, d]
         q, k = rotation(qkv[:, 0]), rotation(qkv[:, 1])
-        return self.proj(segment_attention(q, k, qkv[:, 2], lengths, False, self._fused_head_dims))
+        return self.proj(segment_attention(q, k, qkv[:, 2], lengths, False, self._form))
 
 
 class VisionMLP(nn.Module):
@@ -106,11 +106,11 @@ class VisionMLP(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    def __init__(self, config: VisionConfig, fused_head_dims: tuple[int, ...]) -> None:
+    def __init__(self, config: VisionConfig, form: PrefillForm) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
-        self.attn = VisionAttention(config, fused_head_dims)
+        self.attn = VisionAttention(config, form)
         self.mlp = VisionMLP(config)
 
     def __call__(self, x: mx.array, rotation: Rotation, lengths: Sequence[int]) -> mx.array:
@@ -140,7 +140,7 @@ class VisionTower(nn.Module):
         self._config = config
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
-        self.blocks = [VisionBlock(config, backend.fused_head_dims) for _ in range(config.depth)]
+        self.blocks = [VisionBlock(config, backend.prefill) for _ in range(config.depth)]
         self.merger = PatchMerger(config, norm_joined=False)
         self.deepstack_merger_list = [
             PatchMerger(config, norm_joined=True) for _ in config.deepstack_visual_indexes

@@ -118,11 +118,12 @@ def test_a_removed_page_says_nothing_more_and_can_not_be_removed_twice(
 def test_no_slot_idles_while_pages_wait(model: Qwen3VL, pages: list[PageInputs]) -> None:
     crowd = generator(model, 4, prefill_batch_size=3)
     crowd.insert(pages, LIMITS)
-
-    def look() -> None:
-        assert crowd.waiting == 0 or crowd.cache.active == 4
-
-    run(crowd, look)
+    run(crowd)
+    assert crowd.stats().occupancy == 1.0
+    few = generator(model, 4)
+    few.insert(pages[:2], 9)
+    run(few)
+    assert few.stats().occupancy == 1.0  # nobody waited
 
 
 def ends(crowd: BatchGenerator) -> dict[int, GenerationResponse]:
@@ -238,6 +239,28 @@ def test_a_page_in_circles_is_stopped_unless_that_is_turned_off(
     assert last(True).finish_reason is FinishReason.REPETITION
     assert last(True).generated_tokens < 600
     assert last(False).finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("decode_ahead", [False, True])
+def test_a_page_whose_numbers_overflow_ends_in_an_error_and_harms_no_other_before_or_after_it(
+    checkpoint: Path, pages: list[PageInputs], texts_alone: list[list[int]], decode_ahead: bool
+) -> None:
+    backend = replace(current_backend(), decode_attention=DecodeAttention.GROUPED, decode_ahead=decode_ahead)
+    model = load_model(checkpoint, dtype=mx.float16, backend=backend)
+    expected = [alone(model, page, 12) for page in pages[:4]]
+    patches = np.full_like(pages[1].image.patches, np.inf)
+    broken = replace(pages[1], image=replace(pages[1].image, patches=patches))
+    crowd = generator(model, 2)
+    uids = crowd.insert([pages[0], broken, *pages[2:4]], 12)
+    tokens: dict[int, list[int]] = {}
+    reasons = {}
+    while crowd.has_work:
+        for response in crowd.next()[1]:
+            reasons[response.uid] = response.finish_reason
+            tokens.setdefault(response.uid, []).append(response.token)
+        crowd.check()
+    assert reasons[uids[1]] is FinishReason.ERROR
+    assert [tokens[uid] for uid in (uids[0], *uids[2:])] == [expected[0], *expected[2:]]
 
 
 def test_stats_count_every_token_and_page(

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_chandra.engine.sampler import GREEDY, Sampling, sample
+from mlx_chandra.engine.sampler import GREEDY, NOT_A_TOKEN, Sampling, sample
 
 LOGITS = mx.log(mx.array([0.05, 0.5, 0.3, 0.15]))
 
@@ -51,3 +51,11 @@ def test_greedy_rows_are_untouched_by_drawn_neighbours() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="temperature"):
         Sampling(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, top_p=0.9)], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_numbers_give_no_token(number: float, sampling: Sampling) -> None:
+    rows = mx.stack([mx.array([0.1, number, 0.3, 0.2]), LOGITS])
+    first, second = np.array(sample(rows, [sampling, GREEDY], [0, 0])).tolist()
+    assert (first, second) == (NOT_A_TOKEN, 1)

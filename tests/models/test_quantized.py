@@ -38,7 +38,7 @@ SHAPE = CheckpointShape(
     deepstack=(1,),
 )
 UNTIED = replace(SHAPE, tied=False)
-GPU = Backend(BackendName.METAL, False, True, DecodeAttention.MASKED, PrefillForm())
+GPU = Backend(BackendName.METAL, False, True, DecodeAttention.MASKED, PrefillForm(), 2048)
 EMBEDDING = "language_model.model.embed_tokens"
 HEAD = "language_model.lm_head"
 DOWN = "language_model.model.layers.1.mlp.down_proj"

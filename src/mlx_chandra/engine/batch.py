@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from mlx_chandra.documents.image_files import open_page
 from mlx_chandra.engine.ahead import run_ahead
-from mlx_chandra.engine.generator import BatchGenerator, FinishReason, GeneratorStats
+from mlx_chandra.engine.generator import OVERFLOW, BatchGenerator, FinishReason, GeneratorStats
 from mlx_chandra.engine.sampler import GREEDY, Sampling
 from mlx_chandra.errors import MlxChandraError
 from mlx_chandra.models import load_model, resolve_checkpoint
@@ -262,6 +262,9 @@ class _Run:
             self._prompt_tokens[index], self._errors[index] = prompt.prompt_tokens, prompt.error
         for response in tokens:
             index = self._places[response.uid]
+            if response.finish_reason is FinishReason.ERROR:
+                self._errors[index] = OVERFLOW
+                continue
             self._tokens[index].append(response.token)
             if response.finish_reason is not None:
                 self._reasons[index] = response.finish_reason

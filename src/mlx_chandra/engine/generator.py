@@ -1,8 +1,8 @@
 """BatchGenerator: many pages at once through one model, by continuous batching.
 
-Each call of `next()` launches one decode step for all pages in work, reads the tokens of the step before
-it (where the backend overlaps the two), lets finished pages go and fills their slots with waiting ones. A
-page's greedy text does not depend on who its neighbours are or when they come and go.
+Each call of `next()` launches one pass over the model and reads the tokens of the pass before it (where the
+backend overlaps the two): prompts while pages wait and slots are free, else a decode step of all pages in
+work. A page's greedy text does not depend on who its neighbours are or when they come and go.
 """
 
 import time
@@ -16,7 +16,7 @@ import numpy as np
 
 from mlx_chandra.engine.memory import Demand, automatic_slots
 from mlx_chandra.engine.repeats import CHECK_EVERY, is_repeating
-from mlx_chandra.engine.sampler import GREEDY, Sampler, Sampling, sample
+from mlx_chandra.engine.sampler import GREEDY, NOT_A_TOKEN, Sampler, Sampling, sample
 from mlx_chandra.engine.scheduler import Scheduler, Waiting
 from mlx_chandra.errors import MlxChandraError, PageError
 from mlx_chandra.models.cache import KeyValueCache
@@ -25,7 +25,7 @@ from mlx_chandra.models.qwen3_vl import Qwen3VL
 
 DEFAULT_MAX_TOKENS = 8192
 _LONGEST_PROMPT = 4096  # tokens that the automatic batch size leaves room for beside the answer
-_PREFILL_TOKENS = 8192
+OVERFLOW = PageError("overflow", "the model's numbers overflowed.", "Try --dtype bfloat16 or float32.")
 
 
 class FinishReason(StrEnum):
@@ -55,7 +55,10 @@ class PromptResponse:
 
 @dataclass(frozen=True)
 class GenerationResponse:
-    """One new token of a page. The stop token itself is the last one, with finish_reason STOP."""
+    """One new token of a page. The stop token itself is the last one, with finish_reason STOP.
+
+    With finish_reason ERROR there is no token (NOT_A_TOKEN): the page's numbers overflowed.
+    """
 
     uid: int
     token: int
@@ -65,7 +68,10 @@ class GenerationResponse:
 
 @dataclass(frozen=True)
 class GeneratorStats:
-    """Counts since the generator was made; times in seconds, memory in bytes."""
+    """Counts since the generator was made; times in seconds, memory in bytes.
+
+    `occupancy` is the mean share of slots in use in the decode steps launched while pages waited.
+    """
 
     prompt_tokens: int
     prompt_time: float
@@ -76,6 +82,7 @@ class GeneratorStats:
     active_slots: int
     waiting: int
     peak_memory: int
+    occupancy: float = 1.0
 
 
 @dataclass(eq=False)
@@ -139,13 +146,14 @@ class BatchGenerator:
         self.cache = KeyValueCache(
             text, self.slots, max_context or text.max_position_embeddings, model.dtype, model.backend
         )
-        self._scheduler = Scheduler(prefill_batch_size, _PREFILL_TOKENS)
+        self._scheduler = Scheduler(prefill_batch_size, model.backend.prefill_tokens)
         self._pages: dict[int, _Page] = {}  # all that are not done, by uid
         self._rows: list[_Page] = []  # those in the cache, by row
         self._launches: list[_Launch] = []  # not read yet, oldest first
         self._refused: list[PromptResponse] = []
         self._uids = 0
         self._prompt_tokens = self._generation_tokens = self._steps = 0
+        self._waiting_steps = self._waiting_rows = 0  # steps while pages waited, and the rows in them
         self._prompt_time = self._generation_time = 0.0
 
     def _number_of_slots(self, asked: int | str) -> int:
@@ -223,23 +231,23 @@ class BatchGenerator:
         return True
 
     def next(self) -> tuple[list[PromptResponse], list[GenerationResponse]]:
-        """Go on by one step.
+        """Go on by one pass: prompts as long as pages wait for free slots, else a decode step.
 
         Returns:
             The pages that were prefilled or refused, and the tokens that became known.
         """
         prompts, self._refused = self._refused, []
         started = time.perf_counter()
-        if self._rows:
+        admitted = self._scheduler.admit(self.cache.free)
+        if admitted:
+            prompts.extend(self._prefill([self._pages[uid] for uid in admitted]))
+        elif self._rows:
             self._launch_step()
         tokens = self._read(keep=1 if self.model.backend.decode_ahead and self._rows else 0)
-        between = time.perf_counter()
-        while admitted := self._scheduler.admit(self.cache.free):
-            prompts.extend(self._prefill([self._pages[uid] for uid in admitted]))
-            if not self.model.backend.decode_ahead:
-                tokens.extend(self._read(keep=0))
-        self._generation_time += between - started
-        self._prompt_time += time.perf_counter() - between
+        if admitted:
+            self._prompt_time += time.perf_counter() - started
+        else:
+            self._generation_time += time.perf_counter() - started
         return prompts, tokens
 
     def stats(self) -> GeneratorStats:
@@ -253,6 +261,7 @@ class BatchGenerator:
             active_slots=self.cache.active,
             waiting=self.waiting,
             peak_memory=mx.get_peak_memory(),
+            occupancy=self._waiting_rows / (self._waiting_steps * self.slots) if self._waiting_steps else 1.0,
         )
 
     def close(self) -> None:
@@ -296,6 +305,9 @@ class BatchGenerator:
         for page in self._rows:
             page.position += 1
         self._steps += 1
+        if self.waiting:
+            self._waiting_steps += 1
+            self._waiting_rows += len(self._rows)
         self._launch(list(self._rows), self.model.decode(tokens, positions, self.cache.step()))
 
     def _newest_tokens(self) -> mx.array:
@@ -341,6 +353,9 @@ class BatchGenerator:
         return responses
 
     def _take(self, page: _Page, token: int) -> GenerationResponse:
+        if token == NOT_A_TOKEN:
+            self._finish(page)
+            return GenerationResponse(page.uid, token, FinishReason.ERROR, len(page.tokens))
         page.tokens.append(token)
         self._generation_tokens += 1
         reason = self._finish_reason(page)

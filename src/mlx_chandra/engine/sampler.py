@@ -37,6 +37,7 @@ class Sampling:
 
 
 GREEDY = Sampling()
+NOT_A_TOKEN = -1  # stands for the token of logits that are no numbers
 
 
 def sample(logits: mx.array, samplings: Sequence[Sampling], steps: Sequence[int]) -> mx.array:
@@ -48,13 +49,13 @@ def sample(logits: mx.array, samplings: Sequence[Sampling], steps: Sequence[int]
         steps: Which token of its page each row chooses, counted from 0.
 
     Returns:
-        [n] int32
+        [n] int32; NOT_A_TOKEN where a row's logits hold something that is no number.
     """
     tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
     for row, (sampling, step) in enumerate(zip(samplings, steps, strict=True)):
         if not sampling.greedy:
             tokens[row] = _draw(logits[row], sampling, step)
-    return tokens
+    return mx.where(mx.isfinite(logits.astype(mx.float32).sum(axis=-1)), tokens, NOT_A_TOKEN)
 
 
 def _draw(logits: mx.array, sampling: Sampling, step: int) -> mx.array:

@@ -50,6 +50,8 @@ class Backend:
             with, and a cache that a launched step still reads would be copied instead of updated in place.
         decode_attention: The quickest form of decode attention there.
         prefill: The quickest form of attention within prompts and pictures.
+        prefill_tokens: Prompt tokens that go through in one pass: enough to keep the device busy, few enough
+            that pages in work don't stand still for long and that the pass fits beside the cache.
     """
 
     name: BackendName
@@ -57,14 +59,34 @@ class Backend:
     decode_ahead: bool
     decode_attention: DecodeAttention
     prefill: PrefillForm
+    prefill_tokens: int
 
 
 _BACKENDS = {
     BackendName.METAL: Backend(
-        BackendName.METAL, False, True, DecodeAttention.MASKED, PrefillForm((64, 80, 128))
+        BackendName.METAL,
+        float32_only=False,
+        decode_ahead=True,
+        decode_attention=DecodeAttention.MASKED,
+        prefill=PrefillForm(fused_head_dims=(64, 80, 128)),
+        prefill_tokens=4096,
     ),
-    BackendName.CUDA: Backend(BackendName.CUDA, False, True, DecodeAttention.GROUPED, PrefillForm()),
-    BackendName.CPU: Backend(BackendName.CPU, True, False, DecodeAttention.ROWS, PrefillForm(block=256)),
+    BackendName.CUDA: Backend(
+        BackendName.CUDA,
+        float32_only=False,
+        decode_ahead=True,
+        decode_attention=DecodeAttention.GROUPED,
+        prefill=PrefillForm(),
+        prefill_tokens=8192,
+    ),
+    BackendName.CPU: Backend(
+        BackendName.CPU,
+        float32_only=True,
+        decode_ahead=False,
+        decode_attention=DecodeAttention.ROWS,
+        prefill=PrefillForm(block=256),
+        prefill_tokens=2048,
+    ),
 }
 
 

@@ -118,15 +118,20 @@ class KeyValueCache:
     def write_prompt(self, layer: int, row: int, keys: mx.array, values: mx.array) -> None:
         """Put a prompt's keys and values [length, kv_heads, d] at the start of a row."""
         length = keys.shape[0]
-        self._keys[layer][row, :, :length] = keys.swapaxes(0, 1)
-        self._values[layer][row, :, :length] = values.swapaxes(0, 1)
+        self._keys[layer][row, :, :length] = self._finite(keys).swapaxes(0, 1)
+        self._values[layer][row, :, :length] = self._finite(values).swapaxes(0, 1)
 
     def write_step(self, layer: int, view: DecodeView, keys: mx.array, values: mx.array) -> None:
         """Put one token's keys and values [n, kv_heads, d] at the end of the first n rows."""
         rows = mx.arange(len(view.lengths))
         ends = mx.array(view.lengths) - 1
-        self._keys[layer][rows, :, ends] = keys
-        self._values[layer][rows, :, ends] = values
+        self._keys[layer][rows, :, ends] = self._finite(keys)
+        self._values[layer][rows, :, ends] = self._finite(values)
+
+    def _finite(self, x: mx.array) -> mx.array:
+        """What may be stored: in float16 a page can overflow, and what isn't a number would outlive it in its
+        row and reach later pages through places that are masked there (0 * inf)."""
+        return mx.nan_to_num(x) if self._dtype == mx.float16 else x
 
     def layer(self, layer: int) -> tuple[mx.array, mx.array]:
         """One layer's keys and values, each [slots, kv_heads, capacity, d]."""

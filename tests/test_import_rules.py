@@ -21,10 +21,11 @@ LAYERS = {
     "engine": 3,
     "documents": 3,
     "outputs": 3,
-    "pipeline": 4,
-    "cli": 5,
-    "__main__": 6,
-    "__init__": 6,
+    "feed": 4,
+    "pipeline": 5,
+    "cli": 6,
+    "__main__": 7,
+    "__init__": 7,
 }
 STRANGERS = {"documents", "outputs", "processing", "models"}
 

@@ -1,0 +1,253 @@
+"""`mlx-chandra ocr` and `ocr_batch.py`: read page images into a CSV and text files."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mlx_chandra import __version__
+
+if TYPE_CHECKING:
+    from mlx_chandra.cli.reader import ReaderFactory
+    from mlx_chandra.documents.discover import Folder, Manifest
+    from mlx_chandra.outputs.results_csv import Start
+    from mlx_chandra.pipeline import Summary
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+DEFAULT_MODEL = "mlx-community/chandra-bf16"
+SOME_FAILED, INTERRUPTED = 1, 130
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+_EPILOG = """\
+Each page becomes one row of the CSV: image_path, status, ocr_text. The status is ok, error:empty (the model
+said nothing), error:truncated (--max-tokens reached) or error:repetition (it went in circles; the text so
+far is kept), or error:KIND: what was wrong with the image.
+
+Exit status: 0 when every page is ok, 1 when some failed, 2 for wrong usage, 130 after Ctrl-C.
+A run that was stopped or killed goes on with --resume."""
+
+
+def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+    """Adds the command to the program's."""
+    parser = commands.add_parser(
+        "ocr",
+        help="read page images into a CSV and text files",
+        description="Read page images into a CSV and text files.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mlx-chandra {__version__}")
+    _add_pages(parser)
+    _add_results(parser)
+    _add_model(parser)
+    _add_running(parser)
+
+
+def _add_pages(parser: argparse.ArgumentParser) -> None:
+    pages = parser.add_argument_group("pages").add_mutually_exclusive_group(required=True)
+    pages.add_argument(
+        "--images-dir", metavar="DIR", help="read all PNG, JPEG, TIFF, BMP and WebP files below DIR"
+    )
+    pages.add_argument("--manifest", metavar="FILE", help="read the images that FILE names, one path a line")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    results = parser.add_argument_group("results")
+    results.add_argument("--output", "-o", metavar="CSV", required=True, help="where the results go")
+    begin = results.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--resume", action="store_true", help="skip the pages that the CSV has, failed ones too"
+    )
+    begin.add_argument("--overwrite", action="store_true", help="throw away what the CSV holds")
+    results.add_argument("--retry-errors", action="store_true", help="as --resume, but do failed pages again")
+    texts = results.add_mutually_exclusive_group()
+    texts.add_argument("--text-dir", metavar="DIR", help="put text files under DIR, not beside the images")
+    texts.add_argument("--no-text", action="store_true", help="write no text files")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", default=DEFAULT_MODEL, help="demo, a folder, or a Hugging Face name (default: %(default)s)"
+    )
+    model.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="numbers of the model (default: what fits)",
+    )
+    prompt = model.add_mutually_exclusive_group()
+    prompt.add_argument(
+        "--prompt-type",
+        choices=("ocr_layout", "ocr"),
+        default="ocr_layout",
+        help="ask for HTML with layout boxes, or for HTML alone (default: %(default)s)",
+    )
+    prompt.add_argument("--prompt", metavar="TEXT", help="ask with words of your own")
+    model.add_argument(
+        "--max-tokens", type=_at_least(1), default=8192, metavar="N", help="longest answer (default: 8192)"
+    )
+    model.add_argument(
+        "--max-size",
+        type=_at_least(0),
+        default=1024,
+        metavar="N",
+        help="scale larger images down to N pixels on the longest side; 0: never (default: %(default)s)",
+    )
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        metavar="N",
+        help="pages decoded at once, or auto: what fits the memory (default: auto)",
+    )
+    running.add_argument(
+        "--workers",
+        type=_at_least(1),
+        metavar="N",
+        help="threads that open images (default: one a core, up to 8)",
+    )
+    running.add_argument("--verbose", "-v", action="store_true", help="a line for each batch of work")
+
+
+class _at_least:
+    """An argparse type: a whole number from `least` on."""
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def __call__(self, text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if (number := int(text)) >= self._least:
+                return number
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {self._least} on")
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    with contextlib.suppress(ValueError):
+        if (number := int(text)) >= 1:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number from 1 on")
+
+
+def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = None) -> int:
+    """Does what the options say; returns the exit status. Raises MlxChandraError."""
+    from mlx_chandra import pipeline
+    from mlx_chandra.cli.progress import observer_for, summary_line
+    from mlx_chandra.cli.reader import ReaderOptions, open_engine
+    from mlx_chandra.outputs.results_csv import ResultsFile
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters about a picture is in its row
+    source = _source(arguments)
+    options = ReaderOptions(
+        model=arguments.model,
+        dtype=arguments.dtype,
+        prompt=arguments.prompt,
+        prompt_type=arguments.prompt_type,
+        max_tokens=arguments.max_tokens,
+        max_size=arguments.max_size,
+        batch_size=arguments.batch_size,
+    )
+    settings = pipeline.Settings(
+        workers=arguments.workers or min(8, os.cpu_count() or 1),
+        texts=not arguments.no_text,
+        text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
+    )
+    open_reader = reader_factory or open_engine
+    with (
+        ResultsFile(arguments.output, _start(arguments)) as results,
+        contextlib.ExitStack() as signals,
+        observer_for(arguments.verbose, sys.stderr) as observer,
+    ):
+        stop = threading.Event()
+
+        def opened() -> pipeline.Reader:
+            reader = open_reader(options)  # Ctrl-C while a model loads is a plain KeyboardInterrupt
+            signals.enter_context(_stop_signals(stop))
+            return reader
+
+        summary = pipeline.run(source, results, opened, settings, observer, stop)
+    print(summary_line(summary, results.path))
+    return _exit_status(summary)
+
+
+def _exit_status(summary: "Summary") -> int:
+    if summary.stopped:
+        return INTERRUPTED
+    return SOME_FAILED if summary.failed else 0
+
+
+def _source(arguments: argparse.Namespace) -> "Folder | Manifest":
+    from mlx_chandra.documents.discover import SUFFIXES, Folder, Manifest
+    from mlx_chandra.errors import UsageError
+
+    source: Folder | Manifest
+    if arguments.manifest is not None:
+        source = Manifest.at(arguments.manifest, tree=arguments.text_dir is not None)
+        nothing = UsageError(f"The manifest {arguments.manifest} names no pages.", "List one path a line.")
+    else:
+        source = Folder.at(arguments.images_dir)
+        looked_for = f"Looked for {', '.join(sorted(SUFFIXES))}."
+        nothing = UsageError(f"There are no page images in {arguments.images_dir}.", looked_for)
+    if next(iter(source), None) is None:
+        raise nothing
+    return source
+
+
+def _start(arguments: argparse.Namespace) -> "Start":
+    from mlx_chandra.errors import UsageError
+    from mlx_chandra.outputs.results_csv import Start
+
+    if arguments.overwrite:
+        if arguments.retry_errors:
+            raise UsageError("--overwrite leaves no errors to retry.", "Leave out one of the two.")
+        return Start.OVERWRITE
+    if arguments.retry_errors:
+        return Start.RETRY
+    return Start.RESUME if arguments.resume else Start.FRESH
+
+
+@contextlib.contextmanager
+def _stop_signals(stop: threading.Event) -> Iterator[None]:
+    """Lets the first Ctrl-C or SIGTERM set the event; the second ends the program at once.
+
+    That is safe too, as rows and texts are whole or not there at all. A thread listens for the signals,
+    because Python's own handlers wait until the device has done what the main thread waits for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change what signals do
+        return
+    heard, said = os.pipe()
+    os.set_blocking(said, False)
+    threading.Thread(target=_listen, args=(heard, stop), name="signals", daemon=True).start()
+    before = {number: signal.signal(number, lambda *_: None) for number in _STOPPING}
+    before_fd = signal.set_wakeup_fd(said, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before_fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(said)
+
+
+def _listen(heard: int, stop: threading.Event) -> None:
+    """Acts on the signals whose numbers come through the pipe, until it is closed."""
+    while number := os.read(heard, 1):
+        if number[0] not in _STOPPING:
+            continue
+        if stop.is_set():
+            os._exit(INTERRUPTED)
+        stop.set()
+        os.write(2, b"\nStopping: finished pages are being written. Once more stops at once.\n")
+    os.close(heard)

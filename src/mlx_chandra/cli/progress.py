@@ -1,0 +1,181 @@
+"""What a run looks like on the screen: a bar, plain lines now and then, or a line for each batch of work."""
+
+import contextlib
+import shutil
+from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
+
+from mlx_chandra.pipeline import Observer, Snapshot, Summary
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class _Closable(Observer, Protocol):
+    def close(self) -> None: ...
+
+
+def observer_for(verbose: bool, stream: TextIO) -> "contextlib.closing[_Closable]":
+    """The observer to use, as a context manager: a bar on a terminal, else lines."""
+    if verbose:
+        return contextlib.closing(BatchLines(stream))
+    if stream.isatty():
+        return contextlib.closing(Bar(stream))
+    return contextlib.closing(PlainLines(stream))
+
+
+def summary_line(summary: Summary, results_path: str) -> str:
+    """How the run ended, in one line or two."""
+    done = summary.ok + summary.failed
+    rate = f" ({done / summary.seconds:.1f} pages/s)" if summary.seconds and done else ""
+    if not done and not summary.stopped:
+        said = f"Nothing to do: all {summary.skipped:,} pages are in the results already."
+    else:
+        said = f"{summary.ok:,} pages ok, {summary.failed:,} failed in {duration(summary.seconds)}{rate}"
+        said += f"; {summary.skipped:,} were done before." if summary.skipped else "."
+    if summary.unwritten_texts:
+        said += f" {summary.unwritten_texts:,} text files could not be written."
+    if summary.stopped:
+        said += " Stopped before the end: run again with --resume to go on."
+    elif summary.failed:
+        said += " The status column says why pages failed."
+    return f"{said}\nResults: {printable(results_path)}"
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4 min 05 s, 2 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def printable(text: str) -> str:
+    """Text that any terminal takes: on one line, bytes that aren't UTF-8 escaped."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return shown.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class _Rates:
+    """Pages and tokens per second between two looks."""
+
+    def __init__(self) -> None:
+        self._pages, self._tokens, self._seconds = 0, 0, 0.0
+        self.pages = self.tokens = 0.0
+
+    def look(self, now: Snapshot) -> None:
+        seconds = max(now.seconds - self._seconds, 1e-9)
+        self.pages = (now.pages - self._pages) / seconds
+        self.tokens = (now.stats.generation_tokens - self._tokens) / seconds
+        self._pages, self._tokens, self._seconds = now.pages, now.stats.generation_tokens, now.seconds
+
+
+class Bar:
+    """One progress bar with pages/s, tokens/s and the time left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: tqdm[NoReturn] | None = None
+
+    def update(self, now: Snapshot) -> None:
+        if self._bar is None:
+            self._bar = self._new(now)
+        self._bar.total = now.total
+        self._bar.ncols = shutil.get_terminal_size().columns
+        tokens = now.stats.generation_tokens / max(now.seconds, 1e-9)
+        failed = f", {now.failed:,} failed" if now.failed else ""
+        self._bar.set_postfix_str(f"{tokens:,.0f} tokens/s{failed}", refresh=False)
+        self._bar.update(now.pages - self._bar.n)
+        self._bar.refresh()
+
+    def warn(self, message: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        print(f"Warning: {message}", file=self._stream)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _new(self, now: Snapshot) -> "tqdm[NoReturn]":
+        from tqdm import tqdm
+
+        counts = "{n_fmt}/{total_fmt} pages, {rate_noinv_fmt}{postfix}, {remaining} left"
+        form = "{percentage:3.0f}% |{bar}| " + counts
+        size = shutil.get_terminal_size()  # some terminals say 0 by 0, which tqdm would believe
+        return tqdm(
+            total=now.total,
+            unit=" pages",
+            file=self._stream,
+            bar_format=form,
+            ncols=size.columns,
+            nrows=size.lines,
+        )
+
+
+class PlainLines:
+    """A line every few seconds, for logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._rates = _Rates()
+        self._next = _SECONDS_BETWEEN_LINES
+
+    def update(self, now: Snapshot) -> None:
+        if now.seconds < self._next:
+            return
+        self._next = now.seconds + _SECONDS_BETWEEN_LINES
+        self._rates.look(now)
+        of_total = f" of {now.total:,}" if now.total is not None else ""
+        parts = [f"{now.pages:,}{of_total} pages", f"{self._rates.pages:.1f} pages/s"]
+        parts.append(f"{self._rates.tokens:,.0f} tokens/s")
+        if now.failed:
+            parts.append(f"{now.failed:,} failed")
+        if now.total is not None and now.pages:
+            parts.append(f"{duration((now.total - now.pages) * now.seconds / now.pages)} left")
+        print(", ".join(parts), file=self._stream, flush=True)
+
+    def warn(self, message: str) -> None:
+        print(f"Warning: {message}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class BatchLines:
+    """A line each time that as many pages are finished as are decoded at once, and one for the rest."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._rates = _Rates()
+        self._told: Snapshot | None = None
+        self._last: Snapshot | None = None
+
+    def update(self, now: Snapshot) -> None:
+        self._last = now
+        if now.pages - (self._told.pages if self._told else 0) >= now.stats.slots:
+            self._tell(now)
+
+    def warn(self, message: str) -> None:
+        print(f"Warning: {message}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._last is not None and (self._told is None or self._told.pages < self._last.pages):
+            self._tell(self._last)
+
+    def _tell(self, now: Snapshot) -> None:
+        before, self._told = self._told, now
+        self._rates.look(now)
+        stats = now.stats
+        prompt = stats.prompt_tokens - (before.stats.prompt_tokens if before else 0)
+        generated = stats.generation_tokens - (before.stats.generation_tokens if before else 0)
+        of_total = f" of {now.total:,}" if now.total is not None else ""
+        failed = f" ({now.failed:,} failed)" if now.failed else ""
+        print(
+            f"{now.pages:,}{of_total} pages{failed}: {prompt:,} prompt and {generated:,} generated tokens, "
+            f"{self._rates.tokens:,.0f} tokens/s, {stats.active_slots} of {stats.slots} slots in use, "
+            f"{stats.waiting} waiting, memory {stats.peak_memory / 1e9:.2f} GB",
+            file=self._stream,
+            flush=True,
+        )

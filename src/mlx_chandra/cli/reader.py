@@ -1,0 +1,92 @@
+"""From the command line's options to a reader: the engine with a checkpoint's model and processor."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_chandra.pipeline import Reader
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mlx_chandra.engine.generator import (
+        BatchGenerator,
+        GenerationResponse,
+        GeneratorStats,
+        PromptResponse,
+    )
+    from mlx_chandra.processing.processor import PageInputs, Processor
+    from mlx_chandra.processing.prompt import PromptType
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """What the options say about the model. `max_size` 0 is no limit; `prompt` None means `prompt_type`'s."""
+
+    model: str
+    dtype: str | None
+    prompt: str | None
+    prompt_type: str
+    max_tokens: int
+    max_size: int
+    batch_size: int | None  # None: what fits the machine
+
+
+ReaderFactory = Callable[[ReaderOptions], Reader]
+
+
+class EngineReader:
+    """`pipeline.Reader` on a BatchGenerator."""
+
+    def __init__(
+        self,
+        processor: "Processor",
+        generator: "BatchGenerator",
+        prompt: "str | PromptType",
+        max_size: int | None,
+    ) -> None:
+        self._processor, self._generator = processor, generator
+        self._prompt, self._max_size = prompt, max_size
+
+    @property
+    def slots(self) -> int:
+        return self._generator.slots
+
+    @property
+    def has_work(self) -> bool:
+        return self._generator.has_work
+
+    def prepare(self, image: "Image") -> "PageInputs":
+        return self._processor.prepare(image, self._prompt, self._max_size)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._processor.decode(ids)
+
+    def insert(self, prompts: "Sequence[PageInputs]") -> list[int]:
+        return self._generator.insert(prompts)
+
+    def next(self) -> "tuple[list[PromptResponse], list[GenerationResponse]]":
+        return self._generator.next()
+
+    def stats(self) -> "GeneratorStats":
+        return self._generator.stats()
+
+    def close(self) -> None:
+        self._generator.close()
+
+
+def open_engine(options: ReaderOptions) -> Reader:
+    """Loads the model. Raises ModelNotFoundError or CheckpointError."""
+    from mlx_chandra.engine.batch import load
+    from mlx_chandra.engine.generator import BatchGenerator
+    from mlx_chandra.processing.prompt import PromptType
+
+    model, processor = load(options.model, options.dtype)
+    generator = BatchGenerator(
+        model,
+        processor,
+        max_tokens=options.max_tokens,
+        completion_batch_size=options.batch_size or "auto",
+    )
+    prompt = options.prompt if options.prompt is not None else PromptType(options.prompt_type)
+    return EngineReader(processor, generator, prompt, options.max_size or None)

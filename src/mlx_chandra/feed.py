@@ -1,0 +1,131 @@
+"""The pages of a run before the engine: which are still to do, opened and prepared on workers ahead of it."""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_chandra.documents.discover import Page
+from mlx_chandra.documents.image_files import open_page
+from mlx_chandra.errors import MlxChandraError, PageError
+from mlx_chandra.outputs.results_csv import ResultsFile
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mlx_chandra.processing.processor import PageInputs
+
+LOOK_AROUND = 0.1  # seconds between looks at the stop signal, and between updates of the observer
+
+
+class Todo:
+    """The pages that still have to be done. Can be asked by several threads."""
+
+    def __init__(self, source: Iterable[Page], results: ResultsFile) -> None:
+        self.skipped = 0
+        self._lock = threading.Lock()
+        self._pages = self._not_done(source, results)
+        self._first = next(self._pages, None)
+        self.is_empty = self._first is None
+
+    def next(self) -> Page | None:
+        with self._lock:
+            page, self._first = self._first, None
+            return page or next(self._pages, None)
+
+    def _not_done(self, source: Iterable[Page], results: ResultsFile) -> Iterator[Page]:
+        for page in source:
+            if page.path in results:
+                self.skipped += 1
+            else:
+                yield page
+
+
+class Total:
+    """Counts on a thread of its own how many pages there are to do; `count` is None until it knows."""
+
+    def __init__(self, source: Iterable[Page], results: ResultsFile) -> None:
+        self.count: int | None = None
+        threading.Thread(target=self._count, args=(source, results), name="count", daemon=True).start()
+
+    def _count(self, source: Iterable[Page], results: ResultsFile) -> None:
+        with contextlib.suppress(Exception):  # trouble shows where the pages are read
+            self.count = sum(not results.was_done(page.path) for page in source)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    page: Page
+    inputs: "PageInputs"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A page that can't be read, or that the engine wouldn't take."""
+
+    page: Page
+    error: PageError
+
+
+class Feed:
+    """Pages opened and prepared on worker threads, a few ahead of who takes them."""
+
+    def __init__(self, todo: Todo, prepare: "Callable[[Image], PageInputs]", workers: int) -> None:
+        self._todo, self._prepare = todo, prepare
+        self._ready: queue.Queue[Prepared | Refused | BaseException | None] = queue.Queue(workers + 2)
+        self._stopped = threading.Event()
+        self._working = workers
+        for number in range(workers):
+            threading.Thread(target=self._work, name=f"prepare-{number}", daemon=True).start()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all pages were given out."""
+        return not self._working
+
+    def get(self, wait: bool) -> Prepared | Refused | None:
+        """The next page; None when none is ready now (with `wait`: soon). Raises what ended a worker."""
+        while self._working:
+            try:
+                item = self._ready.get(wait, LOOK_AROUND)
+            except queue.Empty:
+                return None
+            if item is None:
+                self._working -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                return item
+        return None
+
+    def stop(self) -> None:
+        """Lets the workers end after the page they are at."""
+        self._stopped.set()
+
+    def _work(self) -> None:
+        try:
+            while not self._stopped.is_set() and (page := self._todo.next()) is not None:
+                self._put(self._prepared(page))
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: Prepared | Refused | BaseException | None) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._ready.put(item, timeout=LOOK_AROUND)
+                return
+
+    def _prepared(self, page: Page) -> Prepared | Refused:
+        if page.error is not None:
+            return Refused(page, page.error)
+        try:
+            return Prepared(page, self._prepare(open_page(page.path)))
+        except PageError as error:
+            return Refused(page, error)
+        except MlxChandraError:
+            raise  # about the checkpoint or the prompt: it concerns every page
+        except Exception as error:
+            return Refused(page, PageError("internal", f"{type(error).__name__}: {error}"))

@@ -1,0 +1,344 @@
+"""The table of results: one row a page, safe against being killed at any moment.
+
+The file is RFC 4180 CSV in UTF-8 with CRLF ends and exactly the columns image_path, status and ocr_text. Rows
+are appended and synced to the disk, so that only the last one can ever be torn; opening the file again drops
+it.
+
+Rows that are done again (`Start.RETRY`) never leave the table: the new rows go to a journal beside it,
+`.results.csv.retry`, in the same format. When the run ends, the table is rewritten with them to a file of its
+own and renamed into place, and the journal goes. If the run was killed before that, the next one that opens
+the table does it first. So at every moment each page has exactly one row, its old one or its new one, and a
+merge that was broken off is simply done again.
+
+One run at a time: `.results.csv.lock` is held by flock, which the system lets go of when a process ends in
+whatever way, so a leftover lock file refuses nobody. Where the file system knows no locks, there is none.
+"""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import io
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import BinaryIO
+
+from mlx_chandra.errors import OutputBusyError, OutputError, UsageError
+from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_file, sync_folder
+
+COLUMNS = ("image_path", "status", "ocr_text")
+OK = "ok"
+
+_HEADER = ",".join(COLUMNS).encode() + b"\r\n"
+_FIELD = rb'("[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
+_ROW = re.compile(_FIELD + b"," + _FIELD + b"," + _FIELD + rb"\r?\n")
+_ROW_INSIDE = re.compile(rb'\n"?/[^"\r\n]*,(?:ok|"?error:[^\r\n]*),')
+_LONGEST_TORN_ROW = 4 << 20  # bytes; far above any page's text
+_ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One page's result. `image_path` is as the system knows it; the table shows `shown_path` of it."""
+
+    image_path: str
+    status: str
+    text: str
+
+
+class Start(Enum):
+    """What to do with a table that is there already."""
+
+    FRESH = "fresh"  # refuse if it holds rows
+    RESUME = "resume"  # keep its rows and skip their pages
+    RETRY = "retry"  # as RESUME, but pages with an error are done again
+    OVERWRITE = "overwrite"  # throw its rows away
+
+
+def shown_path(path: str) -> str:
+    r"""The path as the table shows it: bytes that aren't UTF-8 stand as `\xNN`.
+
+    So the table is valid UTF-8, and every path has a form of its own: where a name really contains a
+    backslash, an x and two hexadecimal digits, its backslash is written as `\x5c`. `real_path` turns it back.
+    """
+    unclear = _ESCAPE.sub(r"\\x5cx\1", path)
+    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in unclear)
+
+
+def real_path(shown: str) -> str:
+    """The path that `shown_path` showed, ready for open()."""
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda m: bytes.fromhex(m[1].decode()), os.fsencode(shown))
+    return os.fsdecode(raw)
+
+
+class ResultsFile:
+    """The table of one run, locked for it. Use as a context manager, from one thread at a time.
+
+    Raises (on opening): UsageError when rows are there and `start` is FRESH; OutputBusyError when another run
+    holds it; OutputError when the place can't be written or the file isn't such a table (it is left alone).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], start: Start = Start.FRESH) -> None:
+        self.path = os.path.realpath(path)
+        folder, name = os.path.split(self.path)
+        self._journal_path = os.path.join(folder, f".{name}.retry")
+        self._part_path = os.path.join(folder, f".{name}.part")
+        self._done: dict[str, bool] = {}  # by shown path: pages that need no more work; True: from before
+        self._again: set[str] = set()  # shown paths with an error row that may be replaced
+        self._journal: _Table | None = None
+        _check_place(folder, self.path)
+        self._lock = _Lock(os.path.join(folder, f".{name}.lock"), self.path)
+        try:
+            self._table = self._open(start)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> "ResultsFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __contains__(self, path: str) -> bool:
+        """Whether this page is done: skip it."""
+        return shown_path(path) in self._done
+
+    def was_done(self, path: str) -> bool:
+        """Whether this page was done when the file was opened."""
+        return self._done.get(shown_path(path), False)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Adds rows and returns once they are on the disk. A page that is done already is left as it is.
+
+        Raises DiskFullError or OutputError; what was written before stays readable.
+        """
+        new, redone = bytearray(), bytearray()
+        for row in rows:
+            shown = shown_path(row.image_path)
+            if shown in self._done:
+                continue
+            self._done[shown] = False
+            (redone if shown in self._again else new).extend(_encoded(shown, row.status, row.text))
+        if new:
+            self._table.append(bytes(new))
+        if redone:
+            if self._journal is None:
+                self._journal = _Table.create(self._journal_path)
+            self._journal.append(bytes(redone))
+
+    def close(self) -> None:
+        """Puts rows that were done again in their places, and lets go of the file."""
+        try:
+            self._table.close()
+            if self._journal is not None:
+                self._journal.close()
+                self._merge()
+        finally:
+            self._lock.release()
+
+    def _open(self, start: Start) -> "_Table":
+        if not os.path.exists(self.path) or _is_unfinished_start(self.path):
+            return self._create()
+        if start is Start.OVERWRITE:
+            _header_end(self.path)
+            return self._create()
+        self._merge()
+        end = _header_end(self.path)
+        for row in _rows(self.path):
+            end = row.end
+            if start is Start.RETRY and row.status != OK:
+                self._again.add(row.image_path)
+            else:
+                self._done[row.image_path] = True
+        if start is Start.FRESH and self._done:
+            raise UsageError(
+                f"{self.path} already holds the results of {len(self._done):,} pages.",
+                "Add --resume to go on with it, or --overwrite to start anew.",
+            )
+        return _Table.at(self.path, end)
+
+    def _create(self) -> "_Table":
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._journal_path)
+        return _Table.create(self.path, self._part_path)
+
+    def _merge(self) -> None:
+        """Rewrites the table with the journal's rows in the places of the old ones, if there is a journal."""
+        if not os.path.exists(self._journal_path):
+            return
+        if _is_unfinished_start(self._journal_path):
+            os.unlink(self._journal_path)
+            return
+        redone = {row.image_path: row.raw for row in _rows(self._journal_path)}
+        table = _Table.create(self._part_path)
+        table.append_all(redone.get(row.image_path, row.raw) for row in _rows(self.path))
+        table.close()
+        with disk_trouble(self.path):
+            os.replace(self._part_path, self.path)
+            sync_folder(os.path.dirname(self.path))
+            os.unlink(self._journal_path)
+
+
+class _Table:
+    """A file of rows that grows at its end; after a failed write it ends at its last whole row."""
+
+    def __init__(self, path: str, file: BinaryIO, end: int) -> None:
+        self._path, self._file, self._end = path, file, end
+
+    @classmethod
+    def create(cls, path: str, part: str | None = None) -> "_Table":
+        """A new table with its header only; made beside as `part` and renamed where that is given."""
+        with disk_trouble(path):
+            file = open(part or path, "w+b", buffering=0)  # noqa: SIM115 (kept open)
+            table = cls(path, file, 0)
+            table.append(_HEADER)
+            if part is not None:
+                os.replace(part, path)
+            sync_folder(os.path.dirname(path))
+        return table
+
+    @classmethod
+    def at(cls, path: str, end: int) -> "_Table":
+        """A table that exists, cut off at the byte `end`."""
+        with disk_trouble(path):
+            file = open(path, "r+b", buffering=0)  # noqa: SIM115 (kept open)
+            file.truncate(end)
+            file.seek(end)
+            sync_file(file)
+        return cls(path, file, end)
+
+    def append(self, rows: bytes) -> None:
+        self.append_all([rows])
+
+    def append_all(self, rows: Iterable[bytes]) -> None:
+        with disk_trouble(self._path):
+            try:
+                for row in rows:
+                    rest = memoryview(row)
+                    while rest:
+                        rest = rest[self._file.write(rest) :]
+                sync_file(self._file)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._end)
+                    self._file.seek(self._end)
+                raise
+        self._end = self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class _StoredRow:
+    image_path: str  # as shown
+    status: str
+    raw: bytes
+    end: int  # offset behind the row
+
+
+def _rows(path: str) -> Iterator[_StoredRow]:
+    """The whole rows of a table; a torn last row is left out. Raises OutputError for a foreign file."""
+    end, raw = _header_end(path), b""
+    with disk_trouble(path), open(path, "rb") as file:
+        file.seek(end)
+        for line in file:
+            raw += line
+            if raw.count(b'"') % 2 or not raw.endswith(b"\n"):
+                continue  # a line end within quotes, or the end of the file
+            match = _ROW.fullmatch(raw)
+            if match is None or b"\0" in raw:
+                break
+            end += len(raw)
+            yield _StoredRow(_unquoted(match[1]), _unquoted(match[2]), raw, end)
+            raw = b""
+        raw += file.read(_LONGEST_TORN_ROW)
+    if len(raw) >= _LONGEST_TORN_ROW or _ROW_INSIDE.search(raw):
+        raise OutputError(
+            f"{path} is damaged: what begins at byte {end:,} is not a row, and more rows follow.",
+            "It was left as it is; mend it, or choose another --output.",
+        )
+
+
+def _header_end(path: str) -> int:
+    """The offset behind the header. Raises OutputError when it isn't ours (a BOM, quotes, LF may be)."""
+    with disk_trouble(path), open(path, "rb") as file:
+        header = file.readline(100)
+    if header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").replace(b'"', b"") != _HEADER.rstrip():
+        raise OutputError(
+            f"{path} is there, but its first line is not {','.join(COLUMNS)}.",
+            "It was left as it is; choose another --output, or move it away.",
+        )
+    return len(header)
+
+
+def _is_unfinished_start(path: str) -> bool:
+    """Whether the file ends within its header: a run was killed while it made it."""
+    with disk_trouble(path), open(path, "rb") as file:
+        return _HEADER.startswith(start := file.read(len(_HEADER))) and start != _HEADER
+
+
+def _unquoted(field: bytes) -> str:
+    if field.startswith(b'"'):
+        field = field[1:-1].replace(b'""', b'"')
+    return field.decode("utf-8", "surrogateescape")
+
+
+def _encoded(shown: str, status: str, text: str) -> bytes:
+    line = io.StringIO()
+    one_line = cleaned(" ".join(status.split()))
+    csv.writer(line, lineterminator="\r\n").writerow([shown, one_line, cleaned(text)])
+    return line.getvalue().encode()
+
+
+def _check_place(folder: str, path: str) -> None:
+    with disk_trouble(path):
+        os.makedirs(folder, exist_ok=True)
+    if os.path.isdir(path):
+        raise OutputError(f"{path} is a folder.", "--output wants the name of a file, such as results.csv.")
+    if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OutputError(f"{path} is not an ordinary file.", "Results can only be kept in one.")
+
+
+class _Lock:
+    """The right to write to a table, held until release() or the end of the process."""
+
+    def __init__(self, path: str, guarded: str) -> None:
+        self._path = path
+        while True:
+            with disk_trouble(guarded):
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._take(guarded)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._file), os.stat(path)):
+                    break
+            os.close(self._file)  # its last holder removed it while we waited for it; take the new one
+        with contextlib.suppress(OSError):  # the number is for the reader of a message only
+            os.truncate(self._file, 0)
+            os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
+
+    def _take(self, guarded: str) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._file, 20, 0).decode("ascii", "replace").strip()
+            os.close(self._file)
+            who = f"Another run (process {holder})" if holder else "Another run"
+            raise OutputBusyError(
+                f"{who} is writing to {guarded}.", "Wait for it to end, or give this run another --output."
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                os.close(self._file)
+                raise OutputError(f"{guarded} can't be locked: {error.strerror}.") from error
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        with contextlib.suppress(OSError):
+            os.close(self._file)

@@ -1,0 +1,69 @@
+"""Text files, one a page: whole or not at all, on the disk before the page's row is.
+
+A text is written to a hidden file beside its place and renamed. The hidden name depends on the page and on
+the run's table only, so a run that was killed leaves at most files that its continuation writes again.
+"""
+
+import hashlib
+import os
+
+from mlx_chandra.errors import DiskFullError, OutputError
+from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_file, sync_folder
+
+
+def text_path(image_path: str, text_stem: str, below: str, text_dir: str | None) -> str:
+    """Where a page's text goes: `<text_stem>_ocr.txt` beside its image, or in the same tree under `text_dir`.
+
+    Args:
+        image_path: Full path of the image.
+        text_stem: The image's name, or its stem where that is unique in its folder.
+        below: The image's folder, seen from the top of what is read.
+        text_dir: Top of the tree of texts, or None for beside the images.
+    """
+    folder = os.path.dirname(image_path) if text_dir is None else os.path.join(text_dir, below)
+    return os.path.join(folder, f"{text_stem}_ocr.txt")
+
+
+class TextFiles:
+    """Writes texts in groups, so that a folder is synced once a group."""
+
+    def __init__(self, table_path: str) -> None:
+        self._table = os.fsencode(table_path)
+
+    def write(self, texts: dict[str, str]) -> dict[str, OutputError]:
+        """Writes each path's text and returns once all are on the disk.
+
+        Returns those that couldn't be written, with the reason: a read-only folder, say, or a name too long.
+        Raises DiskFullError: nothing can be written any more.
+        """
+        failed: dict[str, OutputError] = {}
+        folders: set[str] = set()
+        for path, text in texts.items():
+            try:
+                self._write(path, text)
+                folders.add(os.path.dirname(path))
+            except DiskFullError:
+                raise
+            except OutputError as error:
+                failed[path] = error
+        for folder in folders:
+            with disk_trouble(folder):
+                sync_folder(folder)
+        return failed
+
+    def _write(self, path: str, text: str) -> None:
+        folder, name = os.path.split(path)
+        tag = hashlib.sha256(self._table + b"\0" + os.fsencode(name)).hexdigest()[:16]
+        part = os.path.join(folder, f".ocr-{tag}.part")
+        with disk_trouble(path):
+            os.makedirs(folder, exist_ok=True)
+            try:
+                with open(part, "wb") as file:
+                    file.write(cleaned(text).encode())
+                    file.flush()
+                    sync_file(file)
+                os.replace(part, path)
+            except OSError:
+                if os.path.lexists(part):
+                    os.unlink(part)
+                raise

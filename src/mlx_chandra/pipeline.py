@@ -1,0 +1,289 @@
+"""The way of the pages: found, opened and prepared on workers, read by the engine, kept on the disk.
+
+Three kinds of threads. Workers open and prepare pages ahead of the device, behind a bounded queue. The
+caller's thread feeds the engine and takes its tokens, and does nothing else. The keeper decodes finished
+pages and writes them, in groups, so that syncing the disk never holds up the device.
+
+What a status means is decided here; how pages are found, opened and stored is documents' and outputs'
+business, and what the run looks like on a screen is the observer's.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mlx_chandra.documents.discover import Page
+from mlx_chandra.errors import OutputError, PageError
+from mlx_chandra.feed import LOOK_AROUND, Feed, Prepared, Refused, Todo, Total
+from mlx_chandra.outputs.results_csv import OK, ResultsFile, Row
+from mlx_chandra.outputs.writers import TextFiles, text_path
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mlx_chandra.engine.generator import GenerationResponse, GeneratorStats, PromptResponse
+    from mlx_chandra.processing.processor import PageInputs
+
+EMPTY, TRUNCATED, REPETITION = "error:empty", "error:truncated", "error:repetition"
+OVERFLOW = "error:overflow: the model's numbers overflowed, --dtype bfloat16 or float32 may help"
+_ENDS = {"length": TRUNCATED, "repetition": REPETITION, "error": OVERFLOW}
+
+_MOST_SPARE = 16  # prepared pages that wait in the engine beyond its slots; a large page takes 25 MB
+_LARGEST_GROUP = 256  # pages that are synced to the disk together
+
+
+class Reader(Protocol):
+    """What reads pages: an engine with its processor. Only prepare and decode meet other threads."""
+
+    @property
+    def slots(self) -> int: ...
+    @property
+    def has_work(self) -> bool: ...
+    def prepare(self, image: "Image") -> "PageInputs": ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+    def insert(self, prompts: "Sequence[PageInputs]") -> list[int]: ...
+    def next(self) -> "tuple[list[PromptResponse], list[GenerationResponse]]": ...
+    def stats(self) -> "GeneratorStats": ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run works, apart from what is read and by whom.
+
+    Attributes:
+        workers: Threads that open and prepare pages.
+        texts: Whether each page's text gets a file of its own.
+        text_dir: Top of the tree of text files; None puts them beside the images.
+    """
+
+    workers: int = 4
+    texts: bool = True
+    text_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a run stands. `total` is the number of pages to do, once it is known."""
+
+    ok: int
+    failed: int
+    total: int | None
+    seconds: float
+    stats: "GeneratorStats"
+
+    @property
+    def pages(self) -> int:
+        return self.ok + self.failed
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. `skipped` pages were in the results before; `stopped`: it was asked to end early."""
+
+    ok: int
+    failed: int
+    skipped: int
+    unwritten_texts: int
+    seconds: float
+    stopped: bool
+
+
+class Observer(Protocol):
+    """Sees a run go on; called from the thread that runs it."""
+
+    def update(self, now: Snapshot) -> None: ...
+    def warn(self, message: str) -> None: ...
+
+
+def run(
+    source: Iterable[Page],
+    results: ResultsFile,
+    open_reader: Callable[[], Reader],
+    settings: Settings,
+    observer: Observer,
+    stop: threading.Event,
+) -> Summary:
+    """Reads every page of `source` that isn't in `results` yet, and puts it there.
+
+    Args:
+        source: Can be iterated more than once; a second pass, on a thread of its own, counts the pages.
+        results: Gets one row for each page, in the order in which they are finished.
+        open_reader: Called once, and only when there is a page to read.
+        settings: Workers and text files.
+        observer: Told how things stand about ten times a second.
+        stop: When set, no new pages are begun, those in work are dropped, finished ones are kept.
+
+    Raises:
+        OutputError: The results can't be written any more (DiskFullError: for want of room).
+        MlxChandraError: The reader can't be opened or gave up; what was finished by then is kept.
+    """
+    todo = Todo(source, results)
+    if todo.is_empty:
+        return Summary(0, 0, todo.skipped, 0, 0.0, False)
+    reader = open_reader()
+    started = time.monotonic()
+    keeper = _Keeper(results, reader.decode, settings)
+    feed = Feed(todo, reader.prepare, settings.workers)
+    total = Total(source, results)
+    reading = _Reading(reader, feed, keeper)
+    warned = finished = False
+    try:
+        while not (finished or stop.is_set()):
+            finished = not reading.step()
+            if reading.looked + LOOK_AROUND <= time.monotonic():
+                reading.looked = time.monotonic()
+                seconds = reading.looked - started
+                observer.update(Snapshot(keeper.ok, keeper.failed, total.count, seconds, reader.stats()))
+                warned = warned or _warn(keeper, observer)
+    finally:
+        feed.stop()
+        try:
+            keeper.close()
+        finally:
+            stats = reader.stats()
+            reader.close()
+    seconds = time.monotonic() - started
+    observer.update(Snapshot(keeper.ok, keeper.failed, total.count, seconds, stats))
+    warned = warned or _warn(keeper, observer)
+    return Summary(keeper.ok, keeper.failed, todo.skipped, keeper.unwritten_texts, seconds, not finished)
+
+
+def _warn(keeper: "_Keeper", observer: Observer) -> bool:
+    if keeper.first_unwritten is None:
+        return False
+    observer.warn(
+        f"{keeper.first_unwritten.message} Texts that get no file are in the results all the same; "
+        "--text-dir puts the files elsewhere, --no-text writes none."
+    )
+    return True
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """All tokens of a page; `reason` is the engine's finish reason."""
+
+    page: Page
+    tokens: list[int]
+    reason: str
+
+
+class _Reading:
+    """Pages in the engine, and their tokens so far."""
+
+    def __init__(self, reader: Reader, feed: Feed, keeper: "_Keeper") -> None:
+        self.looked = 0.0  # when the observer was told last
+        self._reader, self._feed, self._keeper = reader, feed, keeper
+        self._pages: dict[int, _Answered] = {}
+
+    def step(self) -> bool:
+        """Gives the engine pages if it has room, and takes one step of it. False when all is done."""
+        self._keeper.check()
+        self._admit()
+        if self._reader.has_work:
+            self._take(*self._reader.next())
+        return bool(self._pages) or self._reader.has_work or not self._feed.exhausted
+
+    def _admit(self) -> None:
+        slots = self._reader.slots
+        new: list[Prepared] = []
+        for _ in range(slots + max(2, min(slots, _MOST_SPARE)) - len(self._pages)):
+            item = self._feed.get(wait=not self._pages and not new)
+            if item is None:
+                break
+            if isinstance(item, Refused):
+                self._keeper.keep(item)
+            else:
+                new.append(item)
+        if new:
+            for uid, item in zip(self._reader.insert([item.inputs for item in new]), new, strict=True):
+                self._pages[uid] = _Answered(item.page, [], "")
+
+    def _take(self, prompts: "list[PromptResponse]", tokens: "list[GenerationResponse]") -> None:
+        for prompt in prompts:
+            if prompt.error is not None:
+                error = prompt.error
+                if not isinstance(error, PageError):
+                    error = PageError("refused", error.message, error.remedy)
+                self._keeper.keep(Refused(self._pages.pop(prompt.uid).page, error))
+        for response in tokens:
+            page = self._pages[response.uid]
+            if response.finish_reason != "error":  # else there is no token
+                page.tokens.append(response.token)
+            if response.finish_reason is not None:
+                del self._pages[response.uid]
+                self._keeper.keep(_Answered(page.page, page.tokens, str(response.finish_reason)))
+
+
+class _Keeper:
+    """Writes finished pages on a thread of its own: a page's text file first, then its row, both synced."""
+
+    def __init__(
+        self, results: ResultsFile, decode: Callable[[Sequence[int]], str], settings: Settings
+    ) -> None:
+        self.ok = self.failed = self.unwritten_texts = 0
+        self.first_unwritten: OutputError | None = None
+        self._results, self._decode, self._settings = results, decode, settings
+        self._files = TextFiles(results.path)
+        self._finished: queue.SimpleQueue[_Answered | Refused | None] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="keep", daemon=True)
+        self._thread.start()
+
+    def keep(self, page: _Answered | Refused) -> None:
+        """Writes the page soon; returns at once."""
+        self._finished.put(page)
+
+    def check(self) -> None:
+        """Raises what went wrong with writing."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Returns when all pages are on the disk; raises what went wrong."""
+        self._finished.put(None)
+        self._thread.join()
+        self.check()
+
+    def _work(self) -> None:
+        try:
+            group: list[_Answered | Refused | None] = []
+            while None not in group:
+                group = [self._finished.get()]
+                while len(group) < _LARGEST_GROUP and not self._finished.empty():
+                    group.append(self._finished.get())
+                self._write([item for item in group if item is not None])
+        except BaseException as error:
+            self._error = error
+
+    def _write(self, group: list[_Answered | Refused]) -> None:
+        rows: list[Row] = []
+        texts: dict[str, str] = {}
+        for item in group:
+            page = item.page
+            status, text = self._result(item)
+            rows.append(Row(page.path, status, text))
+            if self._settings.texts and text.strip():
+                texts[text_path(page.path, page.text_stem, page.below, self._settings.text_dir)] = text
+        failed = self._files.write(texts)
+        self._results.append(rows)
+        self.unwritten_texts += len(failed)
+        self.first_unwritten = self.first_unwritten or next(iter(failed.values()), None)
+        good = sum(row.status == OK for row in rows)
+        self.ok += good
+        self.failed += len(rows) - good
+
+    def _result(self, item: _Answered | Refused) -> tuple[str, str]:
+        """A page's status and text."""
+        if isinstance(item, Refused):
+            return f"error:{item.error.kind}: {item.error.message}", ""
+        try:
+            text = self._decode(item.tokens)
+        except Exception as error:
+            return f"error:internal: {type(error).__name__}: {error}", ""
+        if item.reason == "stop":
+            return (OK, text) if text.strip() else (EMPTY, "")
+        return _ENDS[item.reason], text

@@ -1,0 +1,120 @@
+"""The whole program with the demo checkpoint: the example pages become the texts that stand on them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import ROOT, Row, environment, read
+from tools.demo_model.score import plain_text, score_page
+
+EXAMPLES = ROOT / "examples" / "pages"
+PICTURES = sorted(path for path in EXAMPLES.rglob("*") if path.is_file() and path.suffix != ".txt")
+SMALL = ["sign.bmp", "label.png"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run over a copy of the example pages."""
+
+    pages: Path
+    table: Path
+    status: int
+    said: str
+    complained: str
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        return {os.path.relpath(row.path, self.pages): row for row in read(self.table)}
+
+
+def ocr(pages: Path, table: Path, *more: str) -> Run:
+    command = [sys.executable, "-m", "mlx_chandra", "ocr", "--images-dir", str(pages), "-o", str(table)]
+    done = subprocess.run(
+        [*command, "--model", "demo", *more], env=environment(), capture_output=True, text=True, timeout=600
+    )
+    return Run(pages, table, done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("demo")
+    for path in PICTURES:
+        target = folder / "pages" / path.relative_to(EXAMPLES)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return ocr(folder / "pages", folder / "results.csv", "--verbose")
+
+
+@pytest.fixture
+def small_pages(tmp_path: Path) -> Path:
+    (tmp_path / "pages").mkdir()
+    for name in SMALL:
+        shutil.copy(EXAMPLES / name, tmp_path / "pages")
+    return tmp_path / "pages"
+
+
+def test_every_example_page_is_ok(run: Run) -> None:
+    assert run.status == 0, run.complained
+    assert {name: row.status for name, row in run.rows.items()} == {
+        str(path.relative_to(EXAMPLES)): "ok" for path in PICTURES
+    }
+    assert f"{len(PICTURES)} pages ok, 0 failed" in run.said
+    assert "slots in use" in run.complained
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_the_text_is_what_stands_on_the_page(run: Run, picture: Path) -> None:
+    answer = run.rows[str(picture.relative_to(EXAMPLES))].text
+    truth = picture.with_suffix(".txt").read_text(encoding="utf-8")
+    assert score_page(answer, truth).rate <= 0.01, f"{plain_text(answer)!r} instead of {plain_text(truth)!r}"
+    assert "data-bbox=" in answer
+    assert "data-label=" in answer
+
+
+def test_each_page_has_its_text_file(run: Run) -> None:
+    for name, row in run.rows.items():
+        path = run.pages / name
+        assert path.with_name(path.stem + "_ocr.txt").read_text(encoding="utf-8") == row.text
+
+
+def test_a_second_run_with_resume_does_nothing_and_loads_no_model(run: Run) -> None:
+    before, began = run.table.read_bytes(), time.monotonic()
+    again = ocr(run.pages, run.table, "--resume")
+    assert again.status == 0
+    assert f"Nothing to do: all {len(PICTURES)} pages" in again.said
+    assert run.table.read_bytes() == before
+    assert time.monotonic() - began < 5
+
+
+def test_show_prints_each_page_with_its_first_words(run: Run) -> None:
+    command = [sys.executable, "-m", "mlx_chandra", "show", str(run.table)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert set(lines) == {str(path.relative_to(EXAMPLES)) for path in PICTURES}
+    for name in SMALL:
+        first_word = plain_text((EXAMPLES / name).with_suffix(".txt").read_text(encoding="utf-8")).split()[0]
+        assert first_word in lines[name]
+
+
+def test_the_plain_prompt_gives_html_without_layout(small_pages: Path, tmp_path: Path) -> None:
+    run = ocr(small_pages, tmp_path / "r.csv", "--prompt-type", "ocr", "--batch-size", "1", "--no-text")
+    assert run.status == 0, run.complained
+    for name, row in run.rows.items():
+        assert "data-bbox" not in row.text
+        truth = (EXAMPLES / name).with_suffix(".txt").read_text(encoding="utf-8")
+        assert score_page(row.text, truth).rate <= 0.01
+
+
+def test_an_answer_that_is_cut_short_says_so_and_is_kept(small_pages: Path, tmp_path: Path) -> None:
+    run = ocr(small_pages, tmp_path / "r.csv", "--max-tokens", "6")
+    assert run.status == 1
+    for row in run.rows.values():
+        assert row.status == "error:truncated"
+        assert row.text
+    assert f"0 pages ok, {len(SMALL)} failed" in run.said

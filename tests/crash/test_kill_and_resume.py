@@ -1,0 +1,91 @@
+"""Killed at any moment, a run leaves what --resume goes on with."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import make_page, process, read, start
+from tests.fakes import Answer, Script
+
+PAGES = 80
+KILLS = 10
+
+
+def texts_are_whole(pages: Path) -> None:
+    """No text file is half: each is what its page says, to the end."""
+    for path in pages.rglob("*_ocr.txt"):
+        assert path.read_text().endswith("</p>"), path
+
+
+def pages_read(table: Path) -> int:
+    """Pages with a text, in the table or in the journal of those done again; torn ones don't count."""
+    journal = table.with_name(f".{table.name}.retry")
+    return sum(path.read_bytes().count(b'</p>"\r\n') for path in (table, journal) if path.exists())
+
+
+def wait_for_progress(running: "subprocess.Popen[str]", table: Path, before: int) -> None:
+    end = time.monotonic() + 20
+    while pages_read(table) <= before and running.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_run_killed_at_ten_random_moments_loses_nothing_and_does_nothing_twice(
+    tmp_path: Path, retry: bool
+) -> None:
+    pages, table = tmp_path / "pages", tmp_path / "r.csv"
+    for number in range(PAGES):
+        make_page(pages / f"sub{number % 3}" / f"{number:02}.png", number)
+    arguments = ["ocr", "--images-dir", str(pages), "-o", str(table)]
+    if retry:  # every page has an error row to begin with, and is done again
+        failing = Script(
+            answers={f"{number:06x}": Answer("<p>half", "length") for number in range(PAGES)}, slots=16
+        )
+        assert process(failing, tmp_path, *arguments, "--no-text").returncode == 1
+        arguments.append("--retry-errors")
+    else:
+        arguments.append("--resume")
+    moments, finished = random.Random(2026), [0]
+    for kill in range(KILLS):
+        running = start(Script(step=0.01), tmp_path, *arguments)
+        if kill % 3:  # the others may be killed before they have begun
+            wait_for_progress(running, table, finished[-1])
+        time.sleep(moments.random() * 0.3)
+        os.kill(running.pid, signal.SIGKILL)
+        running.communicate(timeout=20)
+        assert running.returncode in (-signal.SIGKILL, 0)
+        texts_are_whole(pages)
+        finished.append(pages_read(table))
+        assert finished[-1] >= finished[-2]
+        if retry:
+            assert len(read(table)) == PAGES
+    assert len(set(finished)) >= 4, "the kills came too early or too late to say anything"
+    done = process(Script(slots=16), tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    rows = read(table)
+    assert sorted(row.path for row in rows) == sorted(str(path) for path in pages.rglob("*.png"))
+    assert {row.status for row in rows} == {"ok"}
+    for row in rows:
+        assert row.text.endswith("</p>")
+        assert Path(row.path).with_name(Path(row.path).stem + "_ocr.txt").read_text() == row.text
+    assert sorted(os.listdir(tmp_path)) == ["pages", "r.csv", "script.json"]
+    assert not list(pages.rglob(".*"))
+
+
+@pytest.mark.parametrize("torn", [b'"/half, a', b'"/page.png",ok,"<p>half a te', b"/x.png,ok,text\r"])
+def test_a_torn_last_row_is_dropped_and_done_again(tmp_path: Path, torn: bytes) -> None:
+    pages, table = tmp_path / "pages", tmp_path / "r.csv"
+    for number in range(5):
+        make_page(pages / f"{number}.png", number)
+    arguments = ["ocr", "--images-dir", str(pages), "-o", str(table)]
+    assert process(Script(), tmp_path, *arguments).returncode == 0
+    whole = table.read_bytes()
+    last = whole.rstrip().rfind(b"\r\n") + 2
+    table.write_bytes(whole[:last] + torn)
+    assert process(Script(), tmp_path, *arguments, "--resume").returncode == 0
+    assert sorted(table.read_bytes().splitlines()) == sorted(whole.splitlines())

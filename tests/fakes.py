@@ -1,0 +1,204 @@
+"""A reader without a model: it answers by script, takes as long as it is told to, and needs no mlx.
+
+`python -m tests.fakes SCRIPT.json ocr ...` is the real program with it in the engine's place; the tests kill
+that one. The script is a `Script` as JSON.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from PIL import Image
+
+from mlx_chandra.errors import MlxChandraError, PageError
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    REPETITION = "repetition"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class PromptResponse:
+    uid: int
+    prompt_tokens: int
+    error: MlxChandraError | None = None
+
+
+@dataclass(frozen=True)
+class GenerationResponse:
+    uid: int
+    token: int
+    finish_reason: FinishReason | None
+    generated_tokens: int
+
+
+@dataclass(frozen=True)
+class GeneratorStats:
+    prompt_tokens: int = 0
+    prompt_time: float = 0.0
+    generation_tokens: int = 0
+    generation_time: float = 0.0
+    steps: int = 0
+    slots: int = 0
+    active_slots: int = 0
+    waiting: int = 0
+    peak_memory: int = 0
+    occupancy: float = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a page is answered with."""
+
+    text: str
+    reason: str = "stop"
+
+
+@dataclass(frozen=True)
+class Script:
+    """How the fake behaves.
+
+    Attributes:
+        answers: By the colour of the page's top left pixel, as `rrggbb`; another page gets `text_for`.
+        refused: Colours of pages that the engine refuses.
+        slots: Pages at once.
+        step: Seconds that a step takes.
+        fails_after: After so many steps the engine gives up for good.
+        loading: Seconds that it takes to be there.
+    """
+
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    refused: Sequence[str] = ()
+    slots: int = 4
+    step: float = 0.0
+    fails_after: int | None = None
+    loading: float = 0.0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A page as the fake engine takes it."""
+
+    colour: str
+    text: str
+
+
+def colour_of(image: Image.Image) -> str:
+    return "{:02x}{:02x}{:02x}".format(*image.convert("RGB").getpixel((0, 0)))
+
+
+def text_for(image: Image.Image) -> str:
+    """What the fake reads from a page: a few lines that depend on every pixel."""
+    digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+    return f'<p>page {digest[:12]}, "quoted"</p>\n<p>{image.width} x {image.height}</p>'
+
+
+class FakeReader:
+    """`pipeline.Reader` by script. A token is a character, eight at a time."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.script = script or Script()
+        self.slots = self.script.slots
+        time.sleep(self.script.loading)
+        self.closed = False
+        self.most_at_once = self.most_in_hand = 0
+        self._left: dict[int, tuple[Inputs, str, str, int]] = {}  # inputs, text, reason, characters given
+        self._refused: list[PromptResponse] = []
+        self._begun: set[int] = set()
+        self._uids = self._steps = self._tokens = self._prompt_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._left or self._refused)
+
+    def prepare(self, image: Image.Image) -> Inputs:
+        assert image.mode == "RGB"
+        if max(image.size) > 200 * min(image.size):
+            raise PageError("shape", "the picture is too long and thin")
+        return Inputs(colour_of(image), text_for(image))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(token) for token in ids if token)  # 0 is the stop token
+
+    def insert(self, prompts: Sequence[Inputs]) -> list[int]:
+        uids = []
+        for inputs in prompts:
+            uids.append(self._uids)
+            if inputs.colour in self.script.refused:
+                error = PageError("too-long", "the prompt is longer than a slot")
+                self._refused.append(PromptResponse(self._uids, 9999, error))
+            else:
+                answer = self.script.answers.get(inputs.colour, Answer(inputs.text))
+                self._left[self._uids] = (inputs, answer.text, answer.reason, 0)
+            self._uids += 1
+        self.most_in_hand = max(self.most_in_hand, len(self._left))
+        return uids
+
+    def next(self) -> tuple[list[PromptResponse], list[GenerationResponse]]:
+        self._steps += 1
+        if self.script.fails_after is not None and self._steps > self.script.fails_after:
+            raise MlxChandraError("The device is gone.", "Look for it.")
+        time.sleep(self.script.step)
+        prompts, self._refused = self._refused, []
+        tokens: list[GenerationResponse] = []
+        active = list(self._left)[: self.slots]
+        self.most_at_once = max(self.most_at_once, len(active))
+        for uid in active:
+            if uid not in self._begun:
+                self._begun.add(uid)
+                self._prompt_tokens += 100
+                prompts.append(PromptResponse(uid, 100))
+            tokens.extend(self._go_on(uid))
+        self._tokens += len(tokens)
+        return prompts, tokens
+
+    def _go_on(self, uid: int) -> list[GenerationResponse]:
+        inputs, text, reason, given = self._left[uid]
+        stopping = text + "\0" if reason == "stop" else text
+        piece = stopping[given : given + 8]
+        done = given + len(piece) >= len(stopping)
+        self._left[uid] = (inputs, text, reason, given + len(piece))
+        responses = [
+            GenerationResponse(uid, ord(c) if c != "\0" else 0, None, given + i + 1)
+            for i, c in enumerate(piece)
+        ]
+        if done:
+            del self._left[uid]
+            last = responses[-1]
+            responses[-1] = GenerationResponse(uid, last.token, FinishReason(reason), last.generated_tokens)
+        return responses
+
+    def stats(self) -> GeneratorStats:
+        return GeneratorStats(
+            prompt_tokens=self._prompt_tokens,
+            generation_tokens=self._tokens,
+            steps=self._steps,
+            slots=self.slots,
+            active_slots=min(self.slots, len(self._left)),
+            waiting=max(0, len(self._left) - self.slots),
+            peak_memory=1_000_000_000,
+        )
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def read_script(path: str) -> Script:
+    with open(path, encoding="utf-8") as file:
+        given = json.load(file)
+    answers = {colour: Answer(**answer) for colour, answer in given.pop("answers", {}).items()}
+    return Script(answers=answers, **given)
+
+
+if __name__ == "__main__":
+    from mlx_chandra.cli.main import main
+
+    chosen = read_script(sys.argv[1])
+    sys.exit(main(sys.argv[2:], reader_factory=lambda options: FakeReader(chosen)))

@@ -1,0 +1,289 @@
+"""Worker processes that draw pages and pack them into batches of one page size, ahead of the training loop.
+
+    source = BatchSource(data_folder, tokenizer_folder, weights=(1, 0, 0, 0, 0))
+    batch = source.get()
+    source.set_weights((0, 1, 0, 0, 0))
+    source.close()
+
+Plain numpy; what becomes of a batch is the training's business. Run as a program it measures how fast one
+process draws pages:
+
+    python -m tools.demo_model.batches
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import queue
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from tools.demo_model.glyphs import draw_all
+from tools.demo_model.pages import LEVELS, Level, RenderedPage, Studio, draw_page
+from tools.demo_model.typesetting import Points
+
+PATCH = 16
+MERGE = 2
+SLOTS = 5
+SHORT, OCR, OCR_LAYOUT = 0, 1, 2
+OCR_SHARE = 0.15
+STOP_TOKEN, PADDING_TOKEN = "<|im_end|>", "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pages of one size with their answers to one prompt.
+
+    Attributes:
+        level: Number of the level in LEVELS.
+        ink: uint8 [B, h, w]; 255 = full ink.
+        tokens: int32 [B, T]; the answer, the stop token, then padding; T is the level's max_answer_tokens.
+        answer_len: int32 [B]; tokens of the answer with the stop token.
+        prompt_kind: int32 [B]; 0 short, 1 ocr, 2 ocr_layout, the same in all rows.
+        token_xy: float16 [B, T, 2]; where each token stands on the page, pixels; nan if nowhere.
+        patch_chars: uint8 [B, P, SLOTS]; for each 16 x 16 patch, in the vision tower's order (merge blocks
+            of 2 x 2, row by row), the characters whose centre lies in it from left to right: 0 for none,
+            else the place in ALPHABET plus 1.
+    """
+
+    level: int
+    ink: NDArray[np.uint8]
+    tokens: NDArray[np.int32]
+    answer_len: NDArray[np.int32]
+    prompt_kind: NDArray[np.int32]
+    token_xy: NDArray[np.float16]
+    patch_chars: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """How many pages go into a batch: about `pixels` pixels of them, `most` at most, an even number."""
+
+    pixels: int = 9_400_000
+    most: int = 320
+
+    def rows(self, size: tuple[int, int]) -> int:
+        return max(2, min(self.most, self.pixels // (size[0] * size[1]) // 2 * 2))
+
+
+class Packer:
+    """Draws and packs batches in this process."""
+
+    def __init__(self, studio: Studio, tokenizer: Tokenizer, shape: BatchShape) -> None:
+        self.studio = studio
+        self.tokenizer = tokenizer
+        self.shape = shape
+        vocabulary = tokenizer.get_vocab()
+        self.stop = vocabulary[STOP_TOKEN]
+        self.padding = vocabulary[PADDING_TOKEN]
+
+    def draw(self, rng: np.random.Generator, weights: Sequence[float]) -> Batch:
+        """Draws a level by weight, one of its sizes and a prompt, then the pages."""
+        shares = np.asarray(weights, np.float64)
+        number = int(rng.choice(len(LEVELS), p=shares / shares.sum()))
+        level = LEVELS[number]
+        size = level.sizes[int(rng.integers(len(level.sizes)))]
+        return self.pack(rng, number, size, draw_kind(rng, level))
+
+    def pack(self, rng: np.random.Generator, number: int, size: tuple[int, int], kind: int) -> Batch:
+        """Draws the pages of one batch of level `number`, size (height, width) and prompt kind."""
+        level, rows = LEVELS[number], self.shape.rows(size)
+        longest = level.max_answer_tokens
+        batch = Batch(
+            number,
+            np.empty((rows, *size), np.uint8),
+            np.full((rows, longest), self.padding, np.int32),
+            np.empty(rows, np.int32),
+            np.full(rows, kind, np.int32),
+            np.full((rows, longest, 2), np.nan, np.float16),
+            np.empty((rows, size[0] * size[1] // PATCH**2, SLOTS), np.uint8),
+        )
+        for row in range(rows):
+            page, ids, points = self.fitting_page(rng, level, size, kind)
+            batch.ink[row] = page.ink
+            batch.tokens[row, : len(ids)] = ids
+            batch.answer_len[row] = len(ids)
+            batch.token_xy[row, : len(points)] = points
+            batch.patch_chars[row] = characters_by_patch(page.centres, page.chars, size)
+        return batch
+
+    def fitting_page(
+        self, rng: np.random.Generator, level: Level, size: tuple[int, int], kind: int
+    ) -> tuple[RenderedPage, list[int], Points]:
+        """Draws pages until one's answer fits the level; returns it, its tokens and where they stand."""
+        while True:
+            page = draw_page(rng, level, size, self.studio)
+            html, points = page.html, page.html_xy
+            if kind == OCR_LAYOUT:
+                html, points = page.layout_html, page.layout_xy
+            encoding = self.tokenizer.encode(html, add_special_tokens=False)
+            if len(encoding.ids) < level.max_answer_tokens:
+                return page, [*encoding.ids, self.stop], token_points(html, encoding.offsets, points)
+
+
+def draw_kind(rng: np.random.Generator, level: Level) -> int:
+    draw = rng.random()
+    if draw < level.layout_share:
+        return OCR_LAYOUT
+    share = OCR_SHARE if level.blocks else OCR_SHARE / 3
+    return OCR if draw < level.layout_share + share else SHORT
+
+
+def token_points(html: str, offsets: Sequence[tuple[int, int]], points: Points) -> Points:
+    """Where each token of html stands: at its first character that is no space. float32 [tokens, 2]."""
+    spans = np.array(offsets, np.int64).reshape(-1, 2)
+    text = np.frombuffer(html.encode("utf-32-le"), np.uint32)
+    starts = spans[:, 0] + ((text[spans[:, 0]] == 32) & (spans[:, 1] - spans[:, 0] > 1))
+    return points[starts]
+
+
+def characters_by_patch(
+    centres: Points, chars: NDArray[np.uint8], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Sorts characters into patches: uint8 [P, SLOTS], patches in merge-block order, 0 for none."""
+    rows, columns = size[0] // PATCH, size[1] // PATCH
+    x, y = centres[:, 0], centres[:, 1]
+    column, row = (x // PATCH).astype(np.int64), (y // PATCH).astype(np.int64)
+    inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+    row, column, x, chars = row[inside], column[inside], x[inside], chars[inside]
+    block = (row // MERGE) * (columns // MERGE) + column // MERGE
+    patch = (block * MERGE + row % MERGE) * MERGE + column % MERGE
+    order = np.lexsort((x, patch))
+    patch, chars = patch[order], chars[order]
+    first = np.searchsorted(patch, patch, side="left")
+    slot = np.arange(len(patch)) - first
+    kept = slot < SLOTS
+    sorted_chars = np.zeros((rows * columns, SLOTS), np.uint8)
+    sorted_chars[patch[kept], slot[kept]] = chars[kept] + 1
+    return sorted_chars
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What a worker process needs to start."""
+
+    data: Path
+    tokenizer: Path
+    shape: BatchShape
+    seed: int
+    number: int
+
+    def packer(self) -> Packer:
+        tokenizer = Tokenizer.from_file(str(self.tokenizer / "tokenizer.json"))
+        return Packer(Studio.from_folder(self.data), tokenizer, self.shape)
+
+
+def work(task: WorkerTask, weights: Any, outbox: Any) -> None:
+    """A worker's life: batches into the outbox for ever, or one message if something breaks."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        packer = task.packer()
+        rng = np.random.default_rng((task.seed, task.number))
+        while True:
+            outbox.put(packer.draw(rng, list(weights)))
+    except Exception:
+        outbox.put(traceback.format_exc())
+
+
+class BatchSource:
+    """Batches from worker processes, some of them always ready.
+
+    Args:
+        data: A folder that fetch_data filled; glyphs are drawn beside it at the first start.
+        tokenizer: The folder with tokenizer.json.
+        weights: How often each level of LEVELS is drawn; may change at run time.
+        workers: How many processes draw.
+        seed: Each worker's pages follow from it and the worker's number.
+        ahead: How many batches may wait.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        tokenizer: Path,
+        *,
+        weights: Sequence[float],
+        workers: int = 12,
+        seed: int = 0,
+        shape: BatchShape | None = None,
+        ahead: int = 24,
+    ) -> None:
+        draw_all(data, workers)
+        context = multiprocessing.get_context("spawn")
+        self._weights = context.Array("d", list(weights))
+        self._outbox = context.Queue(ahead)
+        tasks = [
+            WorkerTask(data, tokenizer, shape or BatchShape(), seed, number) for number in range(workers)
+        ]
+        self._workers = [
+            context.Process(target=work, args=(task, self._weights, self._outbox), daemon=True)
+            for task in tasks
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def set_weights(self, weights: Sequence[float]) -> None:
+        """Draws levels by these weights from each worker's next batch on."""
+        with self._weights.get_lock():
+            self._weights[:] = list(weights)
+
+    def get(self) -> Batch:
+        """The next batch. Raises RuntimeError with a worker's traceback if one broke or died."""
+        while True:
+            try:
+                item = self._outbox.get(timeout=5.0)
+            except queue.Empty:
+                if not all(worker.is_alive() for worker in self._workers):
+                    raise RuntimeError("A process that draws pages died.") from None
+                continue
+            if isinstance(item, Batch):
+                return item
+            raise RuntimeError(f"A process that draws pages broke:\n{item}")
+
+    def close(self) -> None:
+        """Ends the workers; batches that wait are dropped."""
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.join()
+        self._outbox.close()
+        self._outbox.cancel_join_thread()
+
+
+def main() -> None:
+    here = Path(__file__)
+    parser = argparse.ArgumentParser(description="Measure how fast one process draws and packs pages.")
+    parser.add_argument("--data", type=Path, default=here.parent / ".data")
+    parser.add_argument("--tokenizer", type=Path, default=here.parents[2] / "src/mlx_chandra/demo/checkpoint")
+    options = parser.parse_args()
+    packer = WorkerTask(
+        options.data, options.tokenizer, BatchShape(pixels=4_000_000, most=100), 0, 0
+    ).packer()
+    rng = np.random.default_rng(0)
+    for number, level in enumerate(LEVELS):
+        batches, seconds = [], 0.0
+        for size in level.sizes:
+            packer.pack(rng, number, size, OCR_LAYOUT)
+            start = time.perf_counter()
+            batches += [packer.pack(rng, number, size, kind) for kind in (SHORT, OCR_LAYOUT)]
+            seconds += time.perf_counter() - start
+        lengths = np.concatenate([batch.answer_len for batch in batches])
+        p10, p50, p90 = np.percentile(lengths, (10, 50, 90)).astype(int)
+        print(
+            f"{level.name:10} {len(lengths) / seconds:6.0f} pages/s  answer tokens: "
+            f"{p10} {p50} {p90} (10th, 50th, 90th percentile) of {level.max_answer_tokens}"
+        )
+
+
+if __name__ == "__main__":
+    main()

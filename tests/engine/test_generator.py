@@ -278,6 +278,22 @@ def test_stats_count_every_token_and_page(
     assert stats.generation_time > 0
 
 
+@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+def test_decode_steps_write_the_cache_in_place(
+    request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs]
+) -> None:
+    crowd = generator(request.getfixturevalue(fixture), 96)
+    crowd.insert(pages[:6], 60)
+    while crowd.stats().steps < 3:
+        crowd.next()
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    for _ in range(50):
+        crowd.next()
+    assert mx.get_peak_memory() - held < crowd.cache.arrays[0].nbytes / 2  # not even one layer was copied
+    crowd.close()
+
+
 def test_after_close_there_is_no_work_and_no_row_in_use(
     model_ahead: Qwen3VL, pages: list[PageInputs]
 ) -> None:

@@ -21,7 +21,7 @@ from mlx_chandra.engine.scheduler import Scheduler, Waiting
 from mlx_chandra.errors import MlxChandraError, PageError
 from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.inputs import Page
-from mlx_chandra.models.qwen3_vl import Qwen3VL
+from mlx_chandra.models.qwen3_vl import Decoded, Qwen3VL
 
 DEFAULT_MAX_TOKENS = 8192
 _LONGEST_PROMPT = 4096  # tokens that the automatic batch size leaves room for beside the answer
@@ -150,6 +150,7 @@ class BatchGenerator:
         self._pages: dict[int, _Page] = {}  # all that are not done, by uid
         self._rows: list[_Page] = []  # those in the cache, by row
         self._launches: list[_Launch] = []  # not read yet, oldest first
+        self._half: mx.array | None = None  # of the last step; None where nothing is on its way
         self._refused: list[PromptResponse] = []
         self._uids = 0
         self._prompt_tokens = self._generation_tokens = self._steps = 0
@@ -238,16 +239,17 @@ class BatchGenerator:
         """
         prompts, self._refused = self._refused, []
         started = time.perf_counter()
-        admitted = self._scheduler.admit(self.cache.free)
-        if admitted:
-            prompts.extend(self._prefill([self._pages[uid] for uid in admitted]))
-        elif self._rows:
-            self._launch_step()
-        tokens = self._read(keep=1 if self.model.backend.decode_ahead and self._rows else 0)
-        if admitted:
+        if self.waiting and self.cache.free:
+            # The device stands still for a moment, so that the cache is updated in place (see _launch_step).
+            tokens = self._read()
+            admitted = [self._pages[uid] for uid in self._scheduler.admit(self.cache.free)]
+            prompts.extend(self._prefill(admitted))
             self._prompt_time += time.perf_counter() - started
         else:
+            tokens = self._launch_step() if self._rows else self._read()
             self._generation_time += time.perf_counter() - started
+        if not self.model.backend.decode_ahead:
+            tokens.extend(self._read())
         return prompts, tokens
 
     def stats(self) -> GeneratorStats:
@@ -268,8 +270,7 @@ class BatchGenerator:
         """Forget all pages; what was launched is waited for, so that nothing computes on afterwards."""
         for uid in list(self._pages):
             self.remove(uid)
-        mx.eval([launch.tokens for launch in self._launches])
-        self._launches.clear()
+        self._read()
         self._refused.clear()
 
     def check(self) -> None:
@@ -295,11 +296,34 @@ class BatchGenerator:
             page.inputs = None
         self._rows.extend(pages)
         self._prompt_tokens += sum(page.prompt_tokens for page in pages)
-        self._launch(pages, logits)
+        tokens = self._choose(pages, logits)
+        mx.async_eval(tokens, *self.cache.arrays)  # type: ignore[no-untyped-call]
+        self._launched(pages, tokens)
         return [PromptResponse(page.uid, page.prompt_tokens) for page in pages]
 
-    def _launch_step(self) -> None:
-        """One decode step for all rows."""
+    def _launch_step(self) -> list[GenerationResponse]:
+        """Send off one decode step for all rows, and take the tokens of the launches before it.
+
+        Keys and values that a launched step still has to read can't be updated in place: MLX would copy the
+        cache. So a step is sent off in halves, each when the same half of the last step is done. The device
+        always has half a step to do, and no tokens are waited for while it has none.
+        """
+        decoded = self._decode()
+        pages = list(self._rows)
+        tokens = self._choose(pages, decoded.logits)
+        first, second = self.cache.halves(self.model.middle)
+        if self._half is not None:
+            mx.eval(self._half)
+        mx.async_eval(decoded.half, *first)  # type: ignore[no-untyped-call]
+        known = [(launch.pages, np.array(launch.tokens).tolist()) for launch in self._launches]
+        mx.async_eval(tokens, *second)  # type: ignore[no-untyped-call]
+        self._half = decoded.half
+        self._launches.clear()
+        self._launched(pages, tokens)
+        return [response for launch in known for response in self._take_all(*launch)]
+
+    def _decode(self) -> Decoded:
+        """One decode step for all rows, not yet computed."""
         tokens = self._newest_tokens()
         positions = [page.position for page in self._rows]
         for page in self._rows:
@@ -308,7 +332,7 @@ class BatchGenerator:
         if self.waiting:
             self._waiting_steps += 1
             self._waiting_rows += len(self._rows)
-        self._launch(list(self._rows), self.model.decode(tokens, positions, self.cache.step()))
+        return self.model.decode(tokens, positions, self.cache.step())
 
     def _newest_tokens(self) -> mx.array:
         """The latest token of every row [n], on the device: it need not have been read."""
@@ -326,13 +350,14 @@ class BatchGenerator:
         tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
         return tokens if places == list(range(total)) else tokens[mx.array(places)]
 
-    def _launch(self, pages: list[_Page], logits: mx.array) -> None:
-        """Choose the tokens of a pass and send it off; pages that need no further step give up their rows."""
+    def _choose(self, pages: list[_Page], logits: mx.array) -> mx.array:
+        """The next token of each page, not yet computed: [n] from logits [n, vocab]."""
         if self._sampler is not None:
-            tokens = self._sampler(logits).astype(mx.int32)
-        else:
-            tokens = sample(logits, [page.sampling for page in pages], [page.launched for page in pages])
-        mx.async_eval(tokens, *self.cache.arrays)  # type: ignore[no-untyped-call]
+            return self._sampler(logits).astype(mx.int32)
+        return sample(logits, [page.sampling for page in pages], [page.launched for page in pages])
+
+    def _launched(self, pages: list[_Page], tokens: mx.array) -> None:
+        """Note that a pass is on its way; pages that need no further one give up their rows."""
         launch = _Launch(pages, tokens)
         self._launches.append(launch)
         for place, page in enumerate(pages):
@@ -341,16 +366,16 @@ class BatchGenerator:
             if page.launched == page.max_tokens:
                 self._release(page)
 
-    def _read(self, keep: int) -> list[GenerationResponse]:
-        """Fetch the tokens of all launches but the newest `keep`."""
-        responses = []
-        while len(self._launches) > keep:
-            launch = self._launches.pop(0)
-            tokens = np.array(launch.tokens).tolist()  # waits for the device
-            for page, token in zip(launch.pages, tokens, strict=True):
-                if not page.done:  # else it ended before, or was removed: a wasted row
-                    responses.append(self._take(page, token))
-        return responses
+    def _read(self) -> list[GenerationResponse]:
+        """Wait for all launches, and take their tokens."""
+        known = [(launch.pages, np.array(launch.tokens).tolist()) for launch in self._launches]
+        self._launches.clear()
+        self._half = None
+        return [response for launch in known for response in self._take_all(*launch)]
+
+    def _take_all(self, pages: list[_Page], tokens: list[int]) -> list[GenerationResponse]:
+        """Take a pass's tokens, but for pages that ended before it or were removed: these rows are waste."""
+        return [self._take(page, token) for page, token in zip(pages, tokens, strict=True) if not page.done]
 
     def _take(self, page: _Page, token: int) -> GenerationResponse:
         if token == NOT_A_TOKEN:

@@ -69,6 +69,13 @@ class KeyValueCache:
         """All arrays, for evaluation together with what was computed from them."""
         return [*self._keys, *self._values]
 
+    def halves(self, middle: int) -> tuple[list[mx.array], list[mx.array]]:
+        """The arrays of the layers before `middle`, and of the others."""
+        return (
+            [*self._keys[:middle], *self._values[:middle]],
+            [*self._keys[middle:], *self._values[middle:]],
+        )
+
     def insert(self, lengths: Sequence[int]) -> "PromptPass":
         """Take the next rows for prompts of `lengths`; the returned pass fills them.
 

@@ -73,6 +73,20 @@ class ImageTokens:
     features: VisionFeatures
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What a decode step gives.
+
+    Attributes:
+        half: Hidden states [n, hidden_size] behind the first half of the layers: once they are there, that
+            half has read its keys and values.
+        logits: [n, vocab]
+    """
+
+    half: mx.array
+    logits: mx.array
+
+
 class TextModel(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -86,16 +100,18 @@ class TextModel(nn.Module):
         rotation: Rotation,
         attention: AttentionPass,
         images: ImageTokens | None = None,
-    ) -> mx.array:
-        """token_ids [T] -> hidden states [T, hidden_size], not yet normalised."""
+    ) -> list[mx.array]:
+        """token_ids [T] -> hidden states [T, hidden_size] after each layer, not yet normalised."""
         x = self.embed_tokens(token_ids)
         if images is not None:
             x[images.places] = images.features.hidden.astype(x.dtype)
+        states = []
         for index, layer in enumerate(self.layers):
             x = layer(x, rotation, attention)
             if images is not None and index < len(images.features.deepstack):
                 x[images.places] = x[images.places] + images.features.deepstack[index].astype(x.dtype)
-        return x
+            states.append(x)
+        return states
 
 
 class Qwen3VL(nn.Module):
@@ -147,11 +163,17 @@ class Qwen3VL(nn.Module):
         ends = np.cumsum([len(page.token_ids) for page in pages]) - 1
         return self._head(hidden[mx.array(ends)])
 
-    def decode(self, token_ids: mx.array, positions: Sequence[int], attention: AttentionPass) -> mx.array:
-        """One more token for each of n pages: token_ids [n] at text `positions` [n] -> logits [n, vocab]."""
+    @property
+    def middle(self) -> int:
+        """How many layers make up the first half of a decode step."""
+        return self._config.text.num_hidden_layers // 2
+
+    def decode(self, token_ids: mx.array, positions: Sequence[int], attention: AttentionPass) -> Decoded:
+        """One more token for each of n pages: token_ids [n] at text `positions` [n]."""
         flat = np.broadcast_to(np.asarray(positions, dtype=np.int32), (3, len(positions)))
         rotation = self._rope.rotation(flat, self.dtype)
-        return self._head(self.language_model(token_ids, rotation, attention))
+        states = self.language_model(token_ids, rotation, attention)
+        return Decoded(states[max(self.middle - 1, 0)], self._head(states[-1]))
 
     def logits(self, pages: Pages) -> list[mx.array]:
         """Logits [T, vocab] at every place of every page's prompt, each page for itself; slow, for
@@ -166,7 +188,7 @@ class Qwen3VL(nn.Module):
         images = (
             ImageTokens(places, self.embed_images([page.image for page in pages])) if places.size else None
         )
-        return self.language_model(mx.array(token_ids), rotation, attention, images)
+        return self.language_model(mx.array(token_ids), rotation, attention, images)[-1]
 
     def _head(self, hidden: mx.array) -> mx.array:
         hidden = self.language_model.norm(hidden)

@@ -308,11 +308,11 @@ def test_texts_that_find_no_place_are_said_once_and_the_rows_have_them(tmp_path:
 def test_the_fake_speaks_as_the_engine_does() -> None:
     from dataclasses import fields
 
-    from mlx_chandra.engine import generator
+    from mlx_chandra.engine import responses
 
     for name in ("PromptResponse", "GenerationResponse", "GeneratorStats"):
-        theirs = [field.name for field in fields(getattr(generator, name))]
+        theirs = [field.name for field in fields(getattr(responses, name))]
         assert [field.name for field in fields(getattr(fakes, name))] == theirs
     assert [str(reason) for reason in fakes.FinishReason] == [
-        str(reason) for reason in generator.FinishReason
+        str(reason) for reason in responses.FinishReason
     ]

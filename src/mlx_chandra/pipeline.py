@@ -24,7 +24,7 @@ from mlx_chandra.outputs.writers import TextFiles, text_path
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mlx_chandra.engine.generator import GenerationResponse, GeneratorStats, PromptResponse
+    from mlx_chandra.engine.responses import GenerationResponse, GeneratorStats, PromptResponse
     from mlx_chandra.processing.processor import PageInputs
 
 EMPTY, TRUNCATED, REPETITION = "error:empty", "error:truncated", "error:repetition"

@@ -8,7 +8,7 @@ from PIL import Image
 
 import mlx_chandra
 from mlx_chandra.engine.batch import batch_generate, group_images_by_shape, load
-from mlx_chandra.engine.generator import FinishReason
+from mlx_chandra.engine.responses import FinishReason
 from mlx_chandra.engine.sampler import Sampling
 from mlx_chandra.errors import ModelNotFoundError, PageError
 from mlx_chandra.models.qwen3_vl import Qwen3VL

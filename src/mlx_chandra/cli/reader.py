@@ -9,12 +9,8 @@ from mlx_chandra.pipeline import Reader
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mlx_chandra.engine.generator import (
-        BatchGenerator,
-        GenerationResponse,
-        GeneratorStats,
-        PromptResponse,
-    )
+    from mlx_chandra.engine.generator import BatchGenerator
+    from mlx_chandra.engine.responses import GenerationResponse, GeneratorStats, PromptResponse
     from mlx_chandra.processing.processor import PageInputs, Processor
     from mlx_chandra.processing.prompt import PromptType
 

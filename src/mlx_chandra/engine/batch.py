@@ -15,7 +15,8 @@ import mlx.core as mx
 
 from mlx_chandra.documents.image_files import open_page
 from mlx_chandra.engine.ahead import run_ahead
-from mlx_chandra.engine.generator import OVERFLOW, BatchGenerator, FinishReason, GeneratorStats
+from mlx_chandra.engine.generator import BatchGenerator
+from mlx_chandra.engine.responses import OVERFLOW, FinishReason, GeneratorStats
 from mlx_chandra.engine.sampler import GREEDY, Sampling
 from mlx_chandra.errors import MlxChandraError
 from mlx_chandra.models import load_model, resolve_checkpoint

@@ -8,7 +8,6 @@ work. A page's greedy text does not depend on who its neighbours are or when the
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
 import mlx.core as mx
@@ -16,25 +15,21 @@ import numpy as np
 
 from mlx_chandra.engine.memory import Demand, automatic_slots
 from mlx_chandra.engine.repeats import CHECK_EVERY, is_repeating
+from mlx_chandra.engine.responses import (
+    FinishReason,
+    GenerationResponse,
+    GeneratorStats,
+    PromptResponse,
+)
 from mlx_chandra.engine.sampler import GREEDY, NOT_A_TOKEN, Sampler, Sampling, sample
 from mlx_chandra.engine.scheduler import Scheduler, Waiting
-from mlx_chandra.errors import MlxChandraError, PageError
+from mlx_chandra.errors import PageError
 from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.inputs import Page
 from mlx_chandra.models.qwen3_vl import Decoded, Qwen3VL
 
 DEFAULT_MAX_TOKENS = 8192
 _LONGEST_PROMPT = 4096  # tokens that the automatic batch size leaves room for beside the answer
-OVERFLOW = PageError("overflow", "the model's numbers overflowed.", "Try --dtype bfloat16 or float32.")
-
-
-class FinishReason(StrEnum):
-    """Why a page got no further token."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    REPETITION = "repetition"
-    ERROR = "error"
 
 
 class StopTokens(Protocol):
@@ -42,47 +37,6 @@ class StopTokens(Protocol):
 
     @property
     def stop_token_ids(self) -> frozenset[int]: ...
-
-
-@dataclass(frozen=True)
-class PromptResponse:
-    """A page was prefilled, or refused: then `error` says why, and no token of it will come."""
-
-    uid: int
-    prompt_tokens: int
-    error: MlxChandraError | None = None
-
-
-@dataclass(frozen=True)
-class GenerationResponse:
-    """One new token of a page. The stop token itself is the last one, with finish_reason STOP.
-
-    With finish_reason ERROR there is no token (NOT_A_TOKEN): the page's numbers overflowed.
-    """
-
-    uid: int
-    token: int
-    finish_reason: FinishReason | None
-    generated_tokens: int
-
-
-@dataclass(frozen=True)
-class GeneratorStats:
-    """Counts since the generator was made; times in seconds, memory in bytes.
-
-    `occupancy` is the mean share of slots in use in the decode steps launched while pages waited.
-    """
-
-    prompt_tokens: int
-    prompt_time: float
-    generation_tokens: int
-    generation_time: float
-    steps: int
-    slots: int
-    active_slots: int
-    waiting: int
-    peak_memory: int
-    occupancy: float = 1.0
 
 
 @dataclass(eq=False)

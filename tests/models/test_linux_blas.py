@@ -42,6 +42,28 @@ def test_a_process_uses_openblas_unless_told_otherwise(variables: dict[str, str]
     assert done.stdout.strip() == answer
 
 
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [({}, max(1, (os.cpu_count() or 1) // 2)), ({"OPENBLAS_NUM_THREADS": "1"}, 1)],
+    ids=["half of the cores", "as the user says"],
+)
+def test_openblas_leaves_cores_to_the_other_threads(variables: dict[str, str], threads: int) -> None:
+    ask = (
+        "import ctypes, scipy_openblas32 as blas; from mlx_chandra.models.linux_blas import use_openblas; "
+        "use_openblas(); print(ctypes.CDLL(f'{blas.get_lib_dir()}/lib{blas.get_library()}.so')"
+        ".scipy_openblas_get_num_threads())"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", ask],
+        env={**kept, "PYTHONPATH": "src", **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == threads
+
+
 def test_without_openblas_mlx_stays_as_it_is() -> None:
     hidden = "import sys; sys.modules['scipy_openblas32'] = None; " + ASK
     environment = {**os.environ, "PYTHONPATH": "src"}

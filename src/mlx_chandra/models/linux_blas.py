@@ -74,8 +74,8 @@ def use_openblas() -> bool:
 def _set_threads(openblas: ctypes.CDLL) -> None:
     """Half of the cores, unless the user has chosen.
 
-    OpenBLAS's threads wait for each other by spinning. With one on every core, anything else that runs (MLX's
-    own thread, the workers that open images) stalls them all: decoding was ten times slower on a busy machine.
+    OpenBLAS's threads wait for each other by spinning. With one on every core, anything else (MLX's own
+    thread, the workers that open images) stalls them all: decoding was ten times slower on a busy machine.
     """
     if not os.environ.keys() & {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}:
         openblas.scipy_openblas_set_num_threads(max(1, (os.cpu_count() or 1) // 2))

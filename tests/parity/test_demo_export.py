@@ -1,4 +1,7 @@
-"""The exported demo checkpoint against transformers: same logits as the training model. Needs torch and transformers."""
+"""The demo checkpoint's torch side: training and decoding compute what transformers does with the export.
+
+Needs torch and transformers.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from tools.demo_model.decode import read_pages  # noqa: E402
 from tools.demo_model.export import export  # noqa: E402
-from tools.demo_model.model import (  # noqa: E402
-    DemoConfig,
-    DemoModel,
-    merge_order,
-    text_positions,
-    text_rotary,
-    vision_geometry,
-)
+from tools.demo_model.losses import StepInputs, reading_states  # noqa: E402
+from tools.demo_model.model import DemoConfig, DemoModel, merge_order, vision_geometry  # noqa: E402
+from tools.demo_model.prompts import PromptTokens  # noqa: E402
+from tools.demo_model.steps import DeviceBatch, Trainer  # noqa: E402
 
 SPECIALS = (
     "<|endoftext|>",
@@ -31,6 +31,7 @@ SPECIALS = (
     "<|video_pad|>",
 )
 SIZES = ((64, 192), (160, 256), (256, 64), (1024, 768))
+CPU = torch.device("cpu")
 
 
 def write_tokenizer(folder: Path, vocabulary: int) -> dict[str, int]:
@@ -41,55 +42,129 @@ def write_tokenizer(folder: Path, vocabulary: int) -> dict[str, int]:
     return ids
 
 
-def random_model(config: DemoConfig) -> DemoModel:
-    """Weights, biases and norms all random, so that none can be left out unnoticed."""
-    torch.manual_seed(7)
-    model = DemoModel(config)
-    model.initialise(torch.Generator().manual_seed(7))
+def prompts(ids: dict[str, int]) -> PromptTokens:
+    """A prompt of a few tokens around the page, as long before the image as the real one."""
+    lead = (ids["<|im_start|>"], 5, 6, 7, ids["<|vision_start|>"])
+    after = (ids["<|vision_end|>"], 40, 41, 42)
+    return PromptTokens(lead, (after,) * 3, stop=ids["<|im_end|>"], marks=(0,) * DemoConfig().vocabulary)
+
+
+def shake(model: DemoModel) -> None:
+    """Weights, biases and norms all random and lively, so that none can be left out unnoticed."""
+    generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for weight in model.parameters():
+        for name, weight in model.named_parameters():
             if weight.ndim == 1:
-                weight.add_(torch.randn_like(weight) * 0.2)
-    return model.eval()
+                weight.add_(torch.randn(weight.shape, generator=generator) * 0.2)
+            elif name.startswith("blocks."):
+                weight.mul_(3)
+
+
+def random_trainer(ids: dict[str, int]) -> Trainer:
+    """A trainer on the CPU with a lively model."""
+    trainer = Trainer(DemoConfig(), 106, prompts(ids), levels=5, device=CPU, fast=False)
+    shake(trainer.model)
+    return trainer
+
+
+def random_batch(size: tuple[int, int], pages: int, length: int) -> DeviceBatch:
+    """Pages of noise with answers of random tokens."""
+    rng = np.random.default_rng(3)
+    patches = size[0] * size[1] // 256
+    return DeviceBatch(
+        level=0,
+        prompt=1,
+        ink=torch.from_numpy(rng.integers(0, 256, (pages, *size), dtype=np.uint8)),
+        answers=torch.from_numpy(rng.integers(0, 1000, (pages, length), dtype=np.int32)),
+        lengths=torch.full((pages,), length, dtype=torch.int32),
+        places=torch.from_numpy(rng.uniform(0, 64, (pages, length, 2)).astype(np.float16)),
+        characters=torch.from_numpy(rng.integers(0, 107, (pages, patches, 5), dtype=np.uint8)),
+    )
 
 
 def grey_patches(page: np.ndarray, config: DemoConfig) -> torch.Tensor:
-    """[P, 3 * 2 * 256] what Qwen's image processor makes of a grey page in -1 to 1 (checked in the processor's own tests)."""
+    """[P, 3 * 2 * 256] what Qwen's image processor makes of a grey page in -1 to 1 (the processor has its
+    own tests)."""
     gh, gw = page.shape[0] // config.patch, page.shape[1] // config.patch
     tiles = torch.from_numpy(page).view(gh, config.patch, gw, config.patch).transpose(1, 2)
     return merge_order(tiles, config.merge).flatten(1).repeat(1, 6)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_transformers_gives_the_training_models_logits_for_an_exported_checkpoint(
+def test_transformers_gives_the_training_steps_logits_for_an_exported_checkpoint(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
     from transformers import Qwen3VLForConditionalGeneration
 
     config = DemoConfig()
     ids = write_tokenizer(tmp_path, config.vocabulary)
-    model = random_model(config)
-    export(model.state_dict(), config, tmp_path, torch.float32)
+    trainer = random_trainer(ids)
+    export(dict(trainer.model.state_dict()), config, tmp_path, torch.float32)
     theirs = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
 
-    rng = np.random.default_rng(3)
-    page = rng.uniform(-1, 1, size).astype(np.float32)
-    lead = torch.tensor([ids["<|im_start|>"], 5, 6, ids["<|vision_start|>"]])
-    rest = torch.cat((torch.tensor([ids["<|vision_end|>"]]), torch.from_numpy(rng.integers(0, 1000, 40))))
-    geometry = vision_geometry(config, *size, torch.device("cpu"))
-    pictures = geometry.grid[0] * geometry.grid[1] // 4
-    sequence = torch.cat((lead, torch.full((pictures,), ids["<|image_pad|>"]), rest))[None]
+    batch = random_batch(size, pages=1, length=40)
+    page = np.random.default_rng(5).uniform(-1, 1, size).astype(np.float32)
+    shape = trainer.shape(batch)
+    grid = shape.geometry.grid
+    image = torch.full((grid[0] * grid[1] // 4,), ids["<|image_pad|>"])
+    lead, after = torch.tensor(trainer.prompts.lead), torch.tensor(trainer.prompts.after[1])
+    sequence = torch.cat((lead, image, after, batch.answers[0, :-1].long()))[None]
+    inputs = StepInputs(
+        torch.from_numpy(page)[None], batch.answers.long(), batch.lengths, batch.places, batch.characters
+    )
     with torch.no_grad():
+        vision = trainer.model.vision(inputs.pages, shape.geometry)
+        got = trainer.model.logits(reading_states(trainer.model, vision, inputs, shape)[1])[0]
         want = theirs(
             input_ids=sequence,
             pixel_values=grey_patches(page, config),
-            image_grid_thw=torch.tensor([[1, *geometry.grid]]),
+            image_grid_thw=torch.tensor([[1, *grid]]),
             mm_token_type_ids=(sequence == ids["<|image_pad|>"]).int(),
-        ).logits[0]
-        vision = model.vision(torch.from_numpy(page)[None], geometry)
-        stream = torch.cat((model.embed(lead)[None], vision.tokens, model.embed(rest)[None]), dim=1)
-        positions = text_positions(len(lead), geometry.grid, len(rest), config.merge)
-        states = model.text(stream, text_rotary(config, positions, torch.device("cpu")), vision, len(lead))
-        got = model.logits(states[-1])[0]
+        ).logits[0, -40:]
     assert want.std() > 0.1
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_reading_with_a_cache_says_what_reading_without_one_says(tmp_path: Path) -> None:
+    ids = write_tokenizer(tmp_path, DemoConfig().vocabulary)
+    trainer = random_trainer(ids)
+    pages = torch.from_numpy(np.random.default_rng(8).uniform(-1, 1, (3, 96, 160)).astype(np.float32))
+    lead, after = list(trainer.prompts.lead), list(trainer.prompts.after[0])
+    rows = read_pages(trainer.model, pages, lead, after, stop=ids["<|im_end|>"], max_tokens=24)
+    longest = max(len(row) for row in rows)
+    assert len({token for row in rows for token in row}) > 10, "too dull a model to tell anything"
+    answers = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    batch = random_batch((96, 160), pages=3, length=longest)
+    inputs = StepInputs(pages, answers, batch.lengths, batch.places, batch.characters)
+    shape = trainer.shape(batch)
+    with torch.no_grad():
+        vision = trainer.model.vision(pages, vision_geometry(trainer.config, 96, 160, CPU))
+        again = trainer.model.logits(reading_states(trainer.model, vision, inputs, shape)[1]).argmax(-1)
+    for row, said in zip(rows, again.tolist(), strict=True):
+        assert said[: len(row)] == row
+
+
+def test_training_learns_a_batch_by_heart_and_goes_on_after_a_save_as_if_never_stopped(
+    tmp_path: Path,
+) -> None:
+    ids = write_tokenizer(tmp_path, DemoConfig().vocabulary)
+    batch = random_batch((64, 96), pages=2, length=12)
+    trainer = Trainer(DemoConfig(), 106, prompts(ids), levels=5, device=CPU, fast=False)
+    trainer.set_rates(rate=0.5, keep=0.9, rough=0.0)
+    trainer.train_on(batch)
+    first = trainer.read_log()[0]["reading"]
+    for _ in range(24):
+        trainer.train_on(batch)
+    assert trainer.read_log()[0]["steps"] == 24
+    saved = {name: value.clone() for name, value in trainer.optimiser.state().items()}
+    torch.manual_seed(1)
+    trainer.train_on(batch)
+    assert trainer.read_log()[0]["reading"] < first / 4
+
+    other = Trainer(DemoConfig(), 106, prompts(ids), levels=5, device=CPU, fast=False)
+    other.optimiser.restore(saved)
+    other.set_rates(rate=0.5, keep=0.9, rough=0.0)
+    torch.manual_seed(1)
+    other.train_on(batch)
+    for name, value in other.optimiser.state().items():
+        torch.testing.assert_close(value, trainer.optimiser.state()[name], msg=name)

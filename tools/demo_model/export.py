@@ -1,0 +1,182 @@
+"""Writes trained weights as a Hugging Face checkpoint: config.json and model.safetensors beside the
+tokenizer's files.
+
+The config has the older form (rope_scaling, model_type qwen3_vl in vision_config) that transformers, mlx-
+vlm and mlx_chandra all read. Training was in grey: the patch embedding is spread over 3 channels and 2
+frames, exact for grey pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tools.demo_model.model import DemoConfig
+
+CHANNELS, FRAMES = 3, 2
+
+
+def text_tensors(state: dict[str, Tensor], config: DemoConfig) -> dict[str, Tensor]:
+    """The decoder's weights under Hugging Face's names; fused matrices are cut apart."""
+    wide, narrow = config.heads * config.head_dim, config.key_value_heads * config.head_dim
+    named = {
+        "embed_tokens.weight": state["embedding"],
+        "norm.weight": state["norm"],
+    }
+    for layer in range(config.layers):
+        ours, theirs = f"blocks.{layer}.", f"layers.{layer}."
+        q, k, v = state[f"{ours}qkv.weight"].split((wide, narrow, narrow))
+        gate, up = state[f"{ours}gate_up.weight"].chunk(2)
+        named |= {
+            f"{theirs}input_layernorm.weight": state[f"{ours}norm1"],
+            f"{theirs}self_attn.q_proj.weight": q,
+            f"{theirs}self_attn.k_proj.weight": k,
+            f"{theirs}self_attn.v_proj.weight": v,
+            f"{theirs}self_attn.q_norm.weight": state[f"{ours}q_norm"],
+            f"{theirs}self_attn.k_norm.weight": state[f"{ours}k_norm"],
+            f"{theirs}self_attn.o_proj.weight": state[f"{ours}out.weight"],
+            f"{theirs}post_attention_layernorm.weight": state[f"{ours}norm2"],
+            f"{theirs}mlp.gate_proj.weight": gate,
+            f"{theirs}mlp.up_proj.weight": up,
+            f"{theirs}mlp.down_proj.weight": state[f"{ours}down.weight"],
+        }
+    return {f"model.language_model.{name}": value for name, value in named.items()}
+
+
+def merger_tensors(state: dict[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
+    """One patch merger: a norm and two linears, each with a bias."""
+    pairs = (("norm", "norm"), ("fc1", "linear_fc1"), ("fc2", "linear_fc2"))
+    return {
+        f"{theirs}.{b}.{kind}": state[f"{ours}.{a}.{kind}"] for a, b in pairs for kind in ("weight", "bias")
+    }
+
+
+def vision_tensors(state: dict[str, Tensor], config: DemoConfig) -> dict[str, Tensor]:
+    """The vision tower's weights under Hugging Face's names; the patch embedding as [out, channels,
+    frames, 16, 16]."""
+    grey = state["vision.patch.weight"].view(-1, 1, 1, config.patch, config.patch) / (CHANNELS * FRAMES)
+    named = {
+        "patch_embed.proj.weight": grey.expand(-1, CHANNELS, FRAMES, -1, -1),
+        "patch_embed.proj.bias": state["vision.patch.bias"],
+        "pos_embed.weight": state["vision.positions"],
+    }
+    parts = {"norm1": "norm1", "qkv": "attn.qkv", "proj": "attn.proj", "norm2": "norm2"}
+    parts |= {"fc1": "mlp.linear_fc1", "fc2": "mlp.linear_fc2"}
+    for block in range(config.vision_depth):
+        for ours, theirs in parts.items():
+            for kind in ("weight", "bias"):
+                named[f"blocks.{block}.{theirs}.{kind}"] = state[f"vision.blocks.{block}.{ours}.{kind}"]
+    named |= merger_tensors(state, "vision.merger", "merger")
+    for number in range(len(config.deepstack)):
+        named |= merger_tensors(state, f"vision.deep_mergers.{number}", f"deepstack_merger_list.{number}")
+    return {f"model.visual.{name}": value for name, value in named.items()}
+
+
+def hugging_face_tensors(
+    state: dict[str, Tensor], config: DemoConfig, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """All weights of the checkpoint. The head shares the token table, so it has no tensor of its own."""
+    named = text_tensors(state, config) | vision_tensors(state, config)
+    return {name: value.detach().to(dtype).contiguous().clone() for name, value in named.items()}
+
+
+def hugging_face_config(config: DemoConfig, ids: dict[str, int], dtype: str) -> dict[str, object]:
+    """config.json in the older form; `ids` maps the special tokens to their numbers in the tokenizer."""
+    stop = ids["<|im_end|>"]
+    text: dict[str, object] = {
+        "model_type": "qwen3_vl_text",
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.intermediate,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.key_value_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 8192,
+        "rope_theta": config.theta,
+        "rope_scaling": {
+            "rope_type": "default",
+            "mrope_section": list(config.sections),
+            "mrope_interleaved": True,
+        },
+        "tie_word_embeddings": True,
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": stop,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "dtype": dtype,
+    }
+    vision: dict[str, object] = {
+        "model_type": "qwen3_vl",
+        "depth": config.vision_depth,
+        "hidden_size": config.vision_hidden,
+        "intermediate_size": config.vision_intermediate,
+        "num_heads": config.vision_heads,
+        "hidden_act": "gelu_pytorch_tanh",
+        "in_channels": CHANNELS,
+        "patch_size": config.patch,
+        "temporal_patch_size": FRAMES,
+        "spatial_merge_size": config.merge,
+        "out_hidden_size": config.hidden,
+        "num_position_embeddings": config.positions_side**2,
+        "deepstack_visual_indexes": list(config.deepstack),
+        "initializer_range": 0.02,
+    }
+    return {
+        "architectures": ["Qwen3VLForConditionalGeneration"],
+        "model_type": "qwen3_vl",
+        "chandra_prompts": "qwen3_5",
+        "dtype": dtype,
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+        "eos_token_id": [stop, ids["<|endoftext|>"]],
+        "tie_word_embeddings": True,
+        "text_config": text,
+        "vision_config": vision,
+    }
+
+
+def special_ids(folder: Path) -> dict[str, int]:
+    """Numbers of the added tokens in the folder's tokenizer.json."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    return {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+
+
+def export(state: dict[str, Tensor], config: DemoConfig, folder: Path, dtype: torch.dtype) -> None:
+    """Writes config.json and model.safetensors into a folder that already holds tokenizer.json."""
+    name = str(dtype).removeprefix("torch.")
+    settings = hugging_face_config(config, special_ids(folder), name)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    tensors = hugging_face_tensors(state, config, dtype)
+    weights = folder / "model.safetensors"
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
+
+
+def main() -> None:
+    """python -m tools.demo_model.export PART... --folder FOLDER: joins the parts that training wrote and
+    exports them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("parts", nargs="+", type=Path, help="safetensors files with the averaged weights")
+    parser.add_argument("--folder", type=Path, default=Path("src/mlx_chandra/demo/checkpoint"))
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    options = parser.parse_args()
+    state: dict[str, Tensor] = {}
+    for part in options.parts:
+        state |= load_file(part)
+    export(state, DemoConfig(), options.folder, getattr(torch, options.dtype))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What training minimises: next-token loss, and two helping losses whose heads are thrown away afterwards.
+
+The helpers pull the model over its plateau: the vision tower says which characters have their centre in
+each patch, and an early text block says where on the page the next token stands. Everything here has fixed
+shapes and no host reads, so that it can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tools.demo_model.model import DemoConfig, DemoModel, Rotary, VisionGeometry, VisionOutput
+
+SLOTS = 5  # characters named per patch
+X_BINS, X_STEP = 128, 8.0  # pixels
+Y_BINS, Y_STEP = 64, 16.0
+PLACE_LAYER = 2  # the text block that says where the next token stands
+CHARACTER_WEIGHT, PLACE_WEIGHT = 0.5, 0.2
+BLANK_WEIGHT = 0.2  # most slots of most patches are empty
+BOX_WEIGHT = 0.25  # a box's last digits are guesses, and reading matters more
+
+LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """One batch on the device. T answer tokens, P patches in merge-block order."""
+
+    pages: Tensor  # [B, h, w], -1 to 1
+    answers: Tensor  # int64 [B, T], padded
+    lengths: Tensor  # int64 [B]
+    places: Tensor  # float32 [B, T, 2] pixels (x, y), nan where a token stands nowhere
+    characters: Tensor  # int64 [B, P, SLOTS], 0 for an empty slot
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is the same for all batches of a page size and a prompt."""
+
+    geometry: VisionGeometry
+    rotary: Rotary
+    lead: Tensor  # int64 [n] tokens before the image
+    prompt: Tensor  # int64 [n] tokens between the image and the answer
+    marks: Tensor  # int64 [V] 1 where a token begins a box, -1 where it ends one, else 0
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """Scalars on the device; the accuracy leaves out the numbers of boxes."""
+
+    total: Tensor
+    reading: Tensor
+    character: Tensor
+    place: Tensor
+    accuracy: Tensor
+
+
+class Helpers(nn.Module):
+    """The heads of the helping losses."""
+
+    def __init__(self, config: DemoConfig, characters: int) -> None:
+        super().__init__()
+        self.characters = nn.Linear(config.vision_hidden, SLOTS * (characters + 1))
+        self.places = nn.Linear(config.hidden, X_BINS + Y_BINS)
+
+    def initialise(self) -> None:
+        """All zero: they pull on the model only once they have learned something themselves."""
+        for weight in self.parameters():
+            with torch.no_grad():
+                weight.zero_()
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over rows; logits [N, K], labels int64 [N], weights float32 [N]."""
+    loss = F.cross_entropy(logits.float(), labels, reduction="none")
+    return (loss * weights).sum() / weights.sum().clamp(min=1)
+
+
+def reading_states(
+    model: DemoModel, vision: VisionOutput, inputs: StepInputs, shape: Shape
+) -> tuple[Tensor, Tensor]:
+    """Streams that predict the answer's tokens: after PLACE_LAYER and after the last block, both [B, T,
+    hidden]."""
+    pages, length = inputs.answers.shape
+    lead = model.embed(shape.lead).expand(pages, -1, -1)
+    prompt = model.embed(shape.prompt).expand(pages, -1, -1)
+    stream = torch.cat((lead, vision.tokens, prompt, model.embed(inputs.answers[:, :-1])), dim=1)
+    states = model.text(stream, shape.rotary, vision, len(shape.lead))
+    start = stream.shape[1] - length
+    return states[PLACE_LAYER][:, start:], states[-1][:, start:]
+
+
+def place_loss(logits: Tensor, inputs: StepInputs, counted: Tensor, cross_entropy: LossFunction) -> Tensor:
+    """Where each answer token stands, in bins; logits [B, T, X_BINS + Y_BINS]."""
+    known = counted & ~inputs.places.isnan().any(-1)
+    spots = inputs.places.nan_to_num()
+    column = (spots[..., 0] / X_STEP).long().clamp(0, X_BINS - 1)
+    row = (spots[..., 1] / Y_STEP).long().clamp(0, Y_BINS - 1)
+    weights = known.float().flatten()
+    x, y = (part.contiguous() for part in logits.split((X_BINS, Y_BINS), dim=-1))
+    return cross_entropy(x.flatten(0, 1), column.flatten(), weights) + cross_entropy(
+        y.flatten(0, 1), row.flatten(), weights
+    )
+
+
+def character_loss(logits: Tensor, labels: Tensor, cross_entropy: LossFunction) -> Tensor:
+    """Which characters have their centre in each patch; logits [B, P, SLOTS * K], labels [B, P, SLOTS]."""
+    rows = logits.unflatten(-1, (SLOTS, -1)).flatten(0, 2)
+    flat = labels.flatten()
+    return cross_entropy(rows, flat, torch.where(flat == 0, BLANK_WEIGHT, 1.0))
+
+
+def step_losses(
+    model: DemoModel, helpers: Helpers, inputs: StepInputs, shape: Shape, cross_entropy: LossFunction
+) -> StepLosses:
+    """All losses of one batch. Pass a compiled mean_cross_entropy where speed matters."""
+    vision = model.vision(inputs.pages, shape.geometry)
+    early, last = reading_states(model, vision, inputs, shape)
+    logits = model.logits(last)
+    order = torch.arange(inputs.answers.shape[1], device=logits.device)
+    counted = order < inputs.lengths[:, None]  # [B, T]
+    boxed = (shape.marks[inputs.answers].cumsum(1) > 0) & (shape.marks[inputs.answers] == 0)
+    weights = torch.where(boxed, BOX_WEIGHT, 1.0).mul(counted).flatten()
+    reading = cross_entropy(logits.flatten(0, 1), inputs.answers.flatten(), weights)
+    character = character_loss(helpers.characters(vision.patches), inputs.characters, cross_entropy)
+    place = place_loss(helpers.places(early), inputs, counted, cross_entropy)
+    read = counted & ~boxed
+    right = (logits.detach().argmax(-1) == inputs.answers) & read
+    return StepLosses(
+        total=reading + CHARACTER_WEIGHT * character + PLACE_WEIGHT * place,
+        reading=reading.detach(),
+        character=character.detach(),
+        place=place.detach(),
+        accuracy=right.sum() / read.sum().clamp(min=1),
+    )

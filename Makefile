@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	if "$$p" -c "$(NEW_ENOUGH)" >/dev/null 2>&1; then command -v "$$p"; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types parity check lock clean
+.PHONY: help demo test lint format types parity check bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -35,18 +35,22 @@ format: .venv-test/.ready ## let ruff rewrite the files
 	.venv-test/bin/ruff format .
 
 types: .venv-test/.ready ## mypy, strict
-	.venv-test/bin/mypy src tools $(wildcard benchmarks/*.py)
+	.venv-test/bin/mypy src tools benchmarks
 
 parity: .venv-check/.ready ## compare with transformers and mlx-vlm, live
 	.venv-check/bin/python -m pytest -m parity -rs --no-skips $(PYTEST_ARGS)
 
 check: lint types parity ## lint, types and parity
 
+bench: .venv-bench/.ready ## engines side by side on this machine, with the demo checkpoint
+	.venv-bench/bin/python -m benchmarks.run --workload WD $(or $(BENCH_ARGS),--pages 4)
+
 .venv/.ready: requirements/demo.txt
 .venv-test/.ready: requirements/test.txt
 .venv-check/.ready: requirements/check.txt
+.venv-bench/.ready: requirements/bench.txt
 
-.venv/.ready .venv-test/.ready .venv-check/.ready: pyproject.toml
+.venv/.ready .venv-test/.ready .venv-check/.ready .venv-bench/.ready: pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "mlx-chandra needs Python 3.11 or newer, and none was found." \
 		"Install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; fi
 	@"$(PYTHON)" -c "$(NEW_ENOUGH)" || { echo "$(PYTHON) is older than Python 3.11, which mlx-chandra needs." \
@@ -58,7 +62,7 @@ check: lint types parity ## lint, types and parity
 	@touch $@
 
 # The locks hold for Linux and macOS and for Python 3.11 and up; they are consumed with pip alone.
-# check.txt is resolved first and binds the others, so that all three agree.
+# check.txt is resolved first and binds the others, so that all agree.
 COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 	--upgrade --custom-compile-command "make lock" --extra cpu pyproject.toml
 lock: ## resolve requirements/*.txt anew
@@ -67,9 +71,10 @@ lock: ## resolve requirements/*.txt anew
 	$(COMPILE) --group parity --group lint --output-file requirements/check.txt
 	$(COMPILE) --constraint requirements/check.txt --group test --group lint --output-file requirements/test.txt
 	$(COMPILE) --constraint requirements/check.txt --group build --output-file requirements/demo.txt
+	$(COMPILE) --constraint requirements/check.txt --group bench --output-file requirements/bench.txt
 
 clean: ## remove the environments and what was built
-	rm -rf .venv .venv-test .venv-check .venv-lock build dist results.csv .results.csv.*
+	rm -rf .venv .venv-test .venv-check .venv-bench .venv-lock build dist results.csv .results.csv.*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find examples/pages -name '*_ocr.txt' -delete

@@ -81,12 +81,12 @@ def test_pyproject_the_package_and_the_changelog_name_one_version() -> None:
     assert project()["version"] == mlx_chandra.__version__ == newest.group(1)
 
 
-@pytest.mark.parametrize("name", ["demo", "test", "check"])
+@pytest.mark.parametrize("name", ["demo", "test", "check", "bench"])
 def test_every_line_of_a_lock_names_one_exact_version(name: str) -> None:
     assert all(re.match(r"\d[\w.]*( ;|$)", version) for version in pins(name).values())
 
 
-@pytest.mark.parametrize("name", ["demo", "test"])
+@pytest.mark.parametrize("name", ["demo", "test", "bench"])
 def test_the_locks_agree_with_each_other(name: str) -> None:
     widest = pins("check")
     differing = {
@@ -106,7 +106,10 @@ def test_every_dependency_is_in_the_lock_of_the_demo() -> None:
 
 def test_no_large_build_of_torch_is_asked_for_by_a_lock() -> None:
     assert not [
-        name for lock in ("demo", "test", "check") for name in pins(lock) if name.startswith("nvidia-")
+        name
+        for lock in ("demo", "test", "check", "bench")
+        for name in pins(lock)
+        if name.startswith("nvidia-")
     ]
     assert "torch" not in pins("demo")
     assert "torch" not in pins("test")

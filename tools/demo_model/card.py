@@ -26,10 +26,9 @@ pipeline_tag: image-to-text
 
 A very small model (14 million parameters) of Chandra 1's architecture, Qwen3-VL, trained from scratch on
 pages that the project draws itself. **It is for trying the pipeline and for tests, not for real documents.**
-It reads clean
-printed English: lines 14 to 26 pixels high, 1 to 40 of them, in Liberation and DejaVu faces, on pages from
-about 192x64 to 1024x1024 pixels. It knows no handwriting, no columns, no pictures, no formulas, and no other
-language, and it will make up text where it sees something else.
+It reads clean printed English: lines 14 to 26 pixels high, 1 to 40 of them, in Liberation and DejaVu faces,
+on pages from about 192x64 to 1024x1024 pixels. It knows no handwriting, no columns, no pictures, no formulas,
+and no other language, and it will make up text where it sees something else.
 
 It answers Chandra 2's two prompts (`ocr_layout`: a div with data-bbox 0-1000 and data-label around every
 block; `ocr`: the HTML alone) and "OCR this image to HTML." The folder has Hugging Face's layout and opens in
@@ -47,9 +46,9 @@ Character error rate in percent, tags stripped and white space collapsed, greedy
 
 {eight_bit}## How it was made
 
-Trained for {seconds:.0f} seconds on {gpu}: {steps:,} steps, {drawn:,} pages, in {calls} call(s).
+Trained for {seconds:.0f} seconds on {gpu}: {steps:,} steps, {drawn:,} pages, in {calls} call(s).{note}
 `tools/demo_model/` has all of it: the page renderer, the training (next-token loss and two helping losses,
-Muon and Adam, a curriculum of five page sizes, averaged weights), the export and the measuring. {note}
+Muon and Adam, a curriculum of five page sizes, averaged weights), the export and the measuring.
 
 ![Learning curve](curve.svg)
 """

@@ -40,7 +40,9 @@ def test_transformers_gives_the_same_text_on_every_example_page(ours: list[str])
 
 
 def test_mlx_vlm_gives_the_same_text_on_every_example_page(ours: list[str]) -> None:
+    """One page at a time: in mlx-vlm 0.7.10's batches a close call can fall otherwise (seen on one page)."""
     from benchmarks.engines.mlx_vlm import MlxVlm
 
-    answers = MlxVlm(EngineName.MLX_VLM, SETUP).read_files(PICTURES, LONGEST).answers
+    mlx_vlm = MlxVlm(EngineName.MLX_VLM, SETUP)
+    answers = [mlx_vlm.read_files([picture], LONGEST).answers[0] for picture in PICTURES]
     assert by_name([answer.text for answer in answers]) == by_name(list(ours))

@@ -1,5 +1,6 @@
 """load, group_images_by_shape and batch_generate: the calls people already have."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,15 @@ def test_a_turned_photo_is_grouped_by_how_it_stands_upright(tmp_path: Path) -> N
     exif[0x0112] = 6
     picture(0, 40, 80).save(tmp_path / "turned.jpg", exif=exif)
     assert list(group_images_by_shape([tmp_path / "turned.jpg"])[1]) == [(80, 40)]
+
+
+def test_what_is_no_picture_is_grouped_as_unreadable_and_a_named_pipe_keeps_nobody_waiting(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "short.bmp").write_bytes(b"BM" + bytes(20))
+    os.mkfifo(tmp_path / "pipe.png")
+    assert group_images_by_shape(sorted(tmp_path.iterdir()))[1] == {(0, 0): [0, 1, 2]}
 
 
 @pytest.mark.parametrize("group_by_shape", [True, False])

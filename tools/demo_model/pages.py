@@ -15,7 +15,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,16 +229,3 @@ def degrade(ink: NDArray[np.uint8], rng: np.random.Generator, wear: Wear) -> Ima
         image = Image.open(file)
         image.load()
     return image
-
-
-def contact_sheet(folder: Path, data: Path, seed: int = 0) -> None:
-    """Saves one page of every size as PNG, with its blocks' boxes, to look at."""
-    studio = Studio.from_folder(data)
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    for level in LEVELS:
-        for size in level.sizes:
-            page = draw_page(rng, level, size, studio)
-            path = folder / f"{LEVELS.index(level)}-{size[1]}x{size[0]}.png"
-            degrade(page.ink, rng, Wear()).save(path)
-            path.with_suffix(".html").write_text(page.layout_html, "utf-8")

@@ -7,6 +7,8 @@ animated PNG or WebP) the first one is read.
 import os
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from mlx_chandra.errors import PageError
@@ -37,16 +39,34 @@ def open_page(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> "Im
         PageError: `missing`, `unreadable` (also for a file that breaks off: half a page is never returned) or
             `too-large`.
     """
-    with _open_regular(path) as file:
-        try:
-            image = _decode(file, max_pixels)
-            return _upright(_rgb(image), _orientation(image))
-        except PageError:
-            raise
-        except MemoryError as error:
-            raise PageError("too-large", "there is not enough memory to decode it") from error
-        except Exception as error:  # Pillow's plugins raise almost anything on a broken file
-            raise PageError("unreadable", f"the picture is damaged: {_reason(error)}") from error
+    with _open_regular(path) as file, _trouble():
+        image = _decode(file, max_pixels)
+        return _upright(_rgb(image), _orientation(image))
+
+
+def page_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of the picture in a file as it stands upright; only its header is read.
+
+    Raises:
+        PageError: As `open_page`.
+    """
+    with _open_regular(path) as file, _trouble():
+        image = _identified(file, MAX_PIXELS)
+        sideways = _orientation(image) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
+        return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+@contextmanager
+def _trouble() -> Iterator[None]:
+    """Turns whatever a broken file makes Pillow raise into a PageError."""
+    try:
+        yield
+    except PageError:
+        raise
+    except MemoryError as error:
+        raise PageError("too-large", "there is not enough memory to decode it") from error
+    except Exception as error:  # Pillow's plugins raise almost anything on a broken file
+        raise PageError("unreadable", f"the picture is damaged: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -76,6 +96,13 @@ def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def _decode(file: BinaryIO, max_pixels: int) -> "Image":
+    image = _identified(file, max_pixels)
+    image.load()
+    return image
+
+
+def _identified(file: BinaryIO, max_pixels: int) -> "Image":
+    """The picture with its header read, not yet decoded."""
     from PIL import Image, UnidentifiedImageError
 
     with _PLUGINS_LOADING:  # Pillow loads its plugins at the first use, and not safely from several threads
@@ -89,7 +116,6 @@ def _decode(file: BinaryIO, max_pixels: int) -> "Image":
     width, height = image.size
     if width * height > max_pixels:
         raise PageError("too-large", f"it is {width} x {height}, more than {max_pixels:,} pixels")
-    image.load()
     return image
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import mlx.core as mx
 
-from mlx_chandra.documents.image_files import open_page
+from mlx_chandra.documents.image_files import open_page, page_shape
 from mlx_chandra.engine.ahead import run_ahead
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.responses import OVERFLOW, FinishReason, GeneratorStats
 from mlx_chandra.engine.sampler import GREEDY, Sampling
-from mlx_chandra.errors import MlxChandraError
+from mlx_chandra.errors import MlxChandraError, PageError
 from mlx_chandra.models import load_model, resolve_checkpoint
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs, Processor
@@ -107,10 +107,8 @@ def _shape(image: "ImageLike") -> Shape:
     if isinstance(image, Image.Image):
         return image.height, image.width
     try:
-        with Image.open(image) as opened:  # reads the header only
-            sideways = opened.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
-            return (opened.width, opened.height) if sideways else (opened.height, opened.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return page_shape(image)
+    except PageError:
         return 0, 0
 
 

@@ -269,12 +269,11 @@ class BatchGenerator:
         if self._half is not None:
             mx.eval(self._half)
         mx.async_eval(decoded.half, *first)  # type: ignore[no-untyped-call]
-        known = [(launch.pages, np.array(launch.tokens).tolist()) for launch in self._launches]
+        known = self._fetch()
         mx.async_eval(tokens, *second)  # type: ignore[no-untyped-call]
         self._half = decoded.half
-        self._launches.clear()
         self._launched(pages, tokens)
-        return [response for launch in known for response in self._take_all(*launch)]
+        return self._take_all(known)
 
     def _decode(self) -> Decoded:
         """One decode step for all rows, not yet computed."""
@@ -322,14 +321,21 @@ class BatchGenerator:
 
     def _read(self) -> list[GenerationResponse]:
         """Wait for all launches, and take their tokens."""
-        known = [(launch.pages, np.array(launch.tokens).tolist()) for launch in self._launches]
-        self._launches.clear()
         self._half = None
-        return [response for launch in known for response in self._take_all(*launch)]
+        return self._take_all(self._fetch())
 
-    def _take_all(self, pages: list[_Page], tokens: list[int]) -> list[GenerationResponse]:
-        """Take a pass's tokens, but for pages that ended before it or were removed: these rows are waste."""
-        return [self._take(page, token) for page, token in zip(pages, tokens, strict=True) if not page.done]
+    def _fetch(self) -> list[tuple[_Page, int]]:
+        """Wait for all launches: the tokens of their pages, oldest first."""
+        launches, self._launches = self._launches, []
+        return [
+            pair
+            for launch in launches
+            for pair in zip(launch.pages, np.array(launch.tokens).tolist(), strict=True)
+        ]
+
+    def _take_all(self, known: list[tuple[_Page, int]]) -> list[GenerationResponse]:
+        """Take fetched tokens, but of pages that ended before them or were removed: these rows are waste."""
+        return [self._take(page, token) for page, token in known if not page.done]
 
     def _take(self, page: _Page, token: int) -> GenerationResponse:
         if token == NOT_A_TOKEN:

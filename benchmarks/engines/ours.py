@@ -87,6 +87,7 @@ def _made(size: Dimensions, dtype: str) -> Qwen3VL:
     model = Qwen3VL(made_config(size), current_backend())
     chosen = {"float32": mx.float32, "bfloat16": mx.bfloat16}[dtype]
     model.load_weights(list(made_tensors(size, chosen, Naming.OURS)))
+    model.fuse()
     model.eval()
     return model
 

@@ -54,6 +54,25 @@ def test_a_page_alone_and_in_a_crowd_has_the_same_tokens_in_every_form_of_attent
     assert [tokens[uid] for uid in uids] == texts_alone
 
 
+@pytest.mark.parametrize("shelf_rows", [1, 3])
+def test_compiled_steps_over_several_shelves_give_the_tokens_that_pages_have_alone(
+    checkpoint: Path, pages: list[PageInputs], texts_alone: list[list[int]], shelf_rows: int
+) -> None:
+    backend = replace(
+        current_backend(),
+        decode_attention=DecodeAttention.GROUPED,
+        decode_ahead=True,
+        shelf_rows=shelf_rows,
+        shared_shapes=True,
+        compiled_steps=True,
+        fused_projections=True,
+    )
+    crowd = generator(load_model(checkpoint, backend=backend), 7)
+    uids = crowd.insert(pages, LIMITS)
+    tokens = run(crowd)
+    assert [tokens[uid] for uid in uids] == texts_alone
+
+
 def test_all_32_pages_at_once_have_the_tokens_that_they_have_alone(
     model: Qwen3VL, pages: list[PageInputs], texts_alone: list[list[int]]
 ) -> None:
@@ -249,8 +268,7 @@ def test_a_page_whose_numbers_overflow_ends_in_an_error_and_harms_no_other_befor
     backend = replace(current_backend(), decode_attention=DecodeAttention.GROUPED, decode_ahead=decode_ahead)
     model = load_model(checkpoint, dtype=mx.float16, backend=backend)
     expected = [alone(model, page, 12) for page in pages[:4]]
-    patches = np.full_like(pages[1].image.patches, np.inf)
-    broken = replace(pages[1], image=replace(pages[1].image, patches=patches))
+    broken = replace(pages[1], image=replace(pages[1].image, shift=np.full(3, np.inf, np.float32)))
     crowd = generator(model, 2)
     uids = crowd.insert([pages[0], broken, *pages[2:4]], 12)
     tokens: dict[int, list[int]] = {}
@@ -289,7 +307,7 @@ def test_decode_steps_write_the_cache_in_place(
     crowd.insert(pages[:6], 60)
     while crowd.stats().steps < 3:
         crowd.next()
-    cache = crowd.cache.arrays
+    cache = crowd.cache.arrays(range(model.config.text.num_hidden_layers))
     size, layer = sum(array.nbytes for array in cache), cache[0].nbytes
     del cache
     mx.reset_peak_memory()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ class SmallGrid:
 
 @dataclass(frozen=True)
 class SmallImage:
-    patches: NDArray[np.float32]  # [t*h*w, 3*2*16*16]
+    pixels: NDArray[np.uint8]  # [t*h*w, 3*16*16]
     grid: SmallGrid
+    scale: NDArray[np.float32] = field(default_factory=lambda: np.full(3, 2 / 255, np.float32))
+    shift: NDArray[np.float32] = field(default_factory=lambda: np.full(3, -1, np.float32))
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class SmallPage:
 def small_page(height: int = 4, width: int = 6, before: int = 3, after: int = 4, seed: int = 0) -> SmallPage:
     """A page of random pixels, height x width patches, with random text before and after the image."""
     source = np.random.default_rng(seed)
-    patches = source.uniform(-1, 1, (height * width, 3 * 2 * 16 * 16)).astype(np.float32)
+    pixels = source.integers(0, 256, (height * width, 3 * 16 * 16), dtype=np.uint8)
     text = source.integers(0, 256, before + after)
     text[before - 1 : before + 1] = special_token_id("<|vision_start|>"), special_token_id("<|vision_end|>")
     image = np.full(height * width // 4, IMAGE_TOKEN)
     token_ids = np.concatenate([text[:before], image, text[before:]]).astype(np.int32)
-    return SmallPage(token_ids, SmallImage(patches, SmallGrid(1, height, width)))
+    return SmallPage(token_ids, SmallImage(pixels, SmallGrid(1, height, width)))
 
 
 def page_logits(model: Qwen3VL) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_chandra.models.attention import (
+    DecodeView,
     SegmentPass,
     decode_attention,
     decode_view,
@@ -50,6 +51,10 @@ def cache_array(seed: int, heads: Heads, lengths: tuple[int, ...]) -> mx.array:
     return mx.array(array)
 
 
+def view_of(lengths: tuple[int, ...], window: int, form: DecodeAttention, dtype: mx.Dtype) -> DecodeView:
+    return decode_view(lengths, mx.array(lengths), window, form, dtype)
+
+
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("form", DecodeAttention)
@@ -58,7 +63,7 @@ def test_every_form_of_decode_attention_means_the_same_and_reads_no_unused_place
 ) -> None:
     queries = normal(1, len(lengths), heads.queries, heads.size)
     keys, values = cache_array(100, heads, lengths), cache_array(200, heads, lengths)
-    view = decode_view(lengths, 256, form, mx.float32)
+    view = view_of(lengths, 256, form, mx.float32)
     ours = decode_attention(queries, keys, values, view)
     assert ours.shape == (len(lengths), heads.queries * heads.size)
     assert_close(ours, reference_decode(queries, keys, values, lengths), mx.float32)
@@ -73,7 +78,7 @@ def test_every_form_means_the_same_in_16_bits_within_their_rounding(
     queries = normal(1, len(lengths), heads.queries, heads.size).astype(dtype)
     keys = cache_array(100, heads, lengths).astype(dtype)
     values = cache_array(200, heads, lengths).astype(dtype)
-    ours = decode_attention(queries, keys, values, decode_view(lengths, 256, form, dtype))
+    ours = decode_attention(queries, keys, values, view_of(lengths, 256, form, dtype))
     assert ours.dtype == dtype
     assert_close(ours, reference_decode(queries, keys, values, lengths), dtype)
 
@@ -82,15 +87,15 @@ def test_every_form_means_the_same_in_16_bits_within_their_rounding(
 def test_a_page_with_one_token_gets_exactly_that_tokens_values(form: DecodeAttention) -> None:
     heads, lengths = Heads(4, 2, 16), (1, 30)
     keys, values = cache_array(100, heads, lengths), cache_array(200, heads, lengths)
-    ours = decode_attention(normal(1, 2, 4, 16), keys, values, decode_view(lengths, 64, form, mx.float32))
+    ours = decode_attention(normal(1, 2, 4, 16), keys, values, view_of(lengths, 64, form, mx.float32))
     expected = mx.repeat(values[0, :, 0], 2, axis=0).reshape(-1)  # both query heads of a shared one
     assert_close(ours[0], expected, mx.float32)
 
 
 def test_only_forms_that_read_a_whole_window_have_a_mask() -> None:
-    assert decode_view((3,), 64, DecodeAttention.ROWS, mx.float32).mask is None
-    masked = decode_view((3,), 64, DecodeAttention.MASKED, mx.float32).mask
-    added = decode_view((3,), 64, DecodeAttention.GROUPED, mx.float16).mask
+    assert view_of((3,), 64, DecodeAttention.ROWS, mx.float32).mask is None
+    masked = view_of((3,), 64, DecodeAttention.MASKED, mx.float32).mask
+    added = view_of((3,), 64, DecodeAttention.GROUPED, mx.float16).mask
     assert masked is not None
     assert masked.shape == (1, 1, 1, 64)
     assert masked.dtype == mx.bool_

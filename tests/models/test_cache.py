@@ -1,4 +1,4 @@
-"""The cache's slots by their contents: recognisable numbers go in, and are looked for afterwards."""
+"""The cache's rows by their contents: recognisable numbers go in, and are looked for afterwards."""
 
 import random
 from dataclasses import replace
@@ -9,20 +9,26 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_chandra.models.attention import SegmentPass
-from mlx_chandra.models.backend import Backend, BackendName, DecodeAttention, PrefillForm
-from mlx_chandra.models.cache import GROWTH, KeyValueCache, window_size
+from mlx_chandra.models.backend import Backend, DecodeAttention, PrefillForm, current_backend
+from mlx_chandra.models.cache import KeyValueCache, shared_row_count
+from mlx_chandra.models.shelves import shelf_length, window_length
 from tests.models.parts import text_config
 
 CONFIG = text_config(layers=2, heads=4, kv_heads=2, head_dim=16)
-CPU = Backend(BackendName.CPU, True, False, DecodeAttention.ROWS, PrefillForm(), 2048)
+SHORTEST = shelf_length(1)
+CPU = replace(current_backend(), decode_attention=DecodeAttention.ROWS, prefill=PrefillForm(), shelf_rows=4)
 PROMPTS = (PrefillForm(), PrefillForm((24,)), PrefillForm(block=16))
 BACKENDS = [
-    replace(CPU, decode_attention=form, prefill=form_of_prompts)
-    for form, form_of_prompts in zip(DecodeAttention, PROMPTS, strict=True)
+    replace(CPU, decode_attention=form, prefill=form_of_prompts, shelf_rows=rows, shared_shapes=shared)
+    for form, form_of_prompts, rows, shared in zip(
+        DecodeAttention, PROMPTS, (1, 2, 4), (True, True, False), strict=True
+    )
 ]
 
+Cache = KeyValueCache[int]
 
-def new_cache(slots: int = 4, max_length: int = 600, backend: Backend = CPU) -> KeyValueCache:
+
+def new_cache(slots: int = 4, max_length: int = 600, backend: Backend = CPU) -> Cache:
     return KeyValueCache(CONFIG, slots, max_length, mx.float32, backend)
 
 
@@ -37,138 +43,202 @@ def queries(count: int) -> mx.array:
     return mx.zeros((count, CONFIG.num_attention_heads, CONFIG.head_dim))
 
 
-def insert(cache: KeyValueCache, pages: dict[int, int]) -> None:
+def insert(cache: Cache, pages: dict[int, int]) -> None:
     """Prefill pages (number -> prompt length) with their marks; values are the marks' negatives."""
-    attention = cache.insert(list(pages.values()))
+    attention = cache.insert(list(pages), list(pages.values()))
     for layer in range(CONFIG.num_hidden_layers):
         keys = mx.concatenate([marks(page, range(length), layer) for page, length in pages.items()])
         attention.attend(layer, queries(len(keys)), keys, -keys)
 
 
-def step(cache: KeyValueCache, pages: list[int]) -> None:
-    """One more token of each page; `pages` are the rows' pages in order."""
-    lengths = cache.lengths
+def step(cache: Cache) -> None:
+    """One more token of each page; rows without a page get rubbish."""
+    before = list(zip(cache.pages, cache.lengths, strict=True))
     attention = cache.step()
+    rubbish = mx.full((1, CONFIG.num_key_value_heads, CONFIG.head_dim), 7e7)
     for layer in range(CONFIG.num_hidden_layers):
-        rows = [marks(p, range(n, n + 1), layer) for p, n in zip(pages, lengths, strict=True)]
-        keys = mx.concatenate(rows)
+        rows = [marks(page, range(n, n + 1), layer) if page is not None else rubbish for page, n in before]
+        keys = mx.concatenate(rows + [rubbish] * (attention.rows - len(before)))
         attention.attend(layer, queries(len(keys)), keys, -keys)
 
 
-def assert_holds(cache: KeyValueCache, pages: dict[int, int]) -> None:
-    """The rows hold exactly these pages (number -> length), in this order, in every layer."""
+def assert_holds(cache: Cache, pages: dict[int, int]) -> None:
+    """The cache holds exactly these pages (number -> length), each whole in every layer."""
     cache.check()
-    assert cache.lengths == tuple(pages.values())
-    for layer in range(CONFIG.num_hidden_layers if pages else 0):
-        keys, values = (np.array(array) for array in cache.layer(layer))
-        for row, (page, length) in enumerate(pages.items()):
+    rows = {page: row for row, page in enumerate(cache.pages) if page is not None}
+    assert {page: cache.lengths[row] for page, row in rows.items()} == pages
+    assert (cache.active, cache.free) == (len(pages), cache.slots - len(pages))
+    for layer in range(CONFIG.num_hidden_layers):
+        for page, length in pages.items():
+            keys, values = (np.array(array) for array in cache.row(layer, rows[page]))
             expected = np.array(marks(page, range(length), layer)).swapaxes(0, 1)
-            np.testing.assert_array_equal(keys[row, :, :length], expected)
-            np.testing.assert_array_equal(values[row, :, :length], -expected)
+            np.testing.assert_array_equal(keys[:, :length], expected)
+            np.testing.assert_array_equal(values[:, :length], -expected)
 
 
-def test_prompts_of_any_lengths_fill_the_next_rows_from_their_start() -> None:
+def test_prompts_of_any_lengths_fill_rows_from_their_start() -> None:
     cache = new_cache()
     insert(cache, {1: 5, 2: 1, 3: 9})
     assert_holds(cache, {1: 5, 2: 1, 3: 9})
-    assert (cache.active, cache.free) == (3, 1)
     insert(cache, {4: 3})
     assert_holds(cache, {1: 5, 2: 1, 3: 9, 4: 3})
-    assert cache.free == 0
 
 
-def test_a_step_puts_one_token_at_the_end_of_every_active_row() -> None:
+def test_a_step_puts_one_token_at_the_end_of_every_pages_row() -> None:
     cache = new_cache()
     insert(cache, {1: 5, 2: 1})
-    step(cache, [1, 2])
-    step(cache, [1, 2])
+    step(cache)
+    step(cache)
     assert_holds(cache, {1: 7, 2: 3})
 
 
-def test_a_removed_middle_row_takes_the_last_rows_contents_and_the_others_stay() -> None:
+def test_a_removed_page_leaves_a_hole_that_is_stepped_over_until_it_is_filled() -> None:
     cache = new_cache()
     insert(cache, {1: 5, 2: 8, 3: 2, 4: 6})
-    assert cache.remove(1) == 3
-    assert_holds(cache, {1: 5, 4: 6, 3: 2})
-    step(cache, [1, 4, 3])
-    assert_holds(cache, {1: 6, 4: 7, 3: 3})
+    gone = cache.pages[1]
+    assert gone is not None
+    left = {page: length for page, length in {1: 5, 2: 8, 3: 2, 4: 6}.items() if page != gone}
+    assert cache.remove(gone)
+    assert (cache.holes, cache.free) == (1, 1)
+    step(cache)
+    left = {page: length + 1 for page, length in left.items()}
+    assert_holds(cache, left)
+    cache.settle()
+    assert (cache.holes, len(cache.lengths)) == (0, 3)
+    assert_holds(cache, left)
+    step(cache)
+    assert_holds(cache, {page: length + 1 for page, length in left.items()})
 
 
-def test_removing_the_last_row_moves_nothing() -> None:
+def test_removing_the_last_row_leaves_no_hole_and_an_unknown_page_changes_nothing() -> None:
     cache = new_cache()
-    insert(cache, {1: 5, 2: 8})
-    assert cache.remove(1) is None
-    assert_holds(cache, {1: 5})
-    assert cache.remove(0) is None
-    assert_holds(cache, {})
-    assert cache.free == 4
+    insert(cache, {1: 5, 2: 5})
+    last = cache.pages[-1]
+    assert last is not None
+    assert cache.remove(last)
+    assert not cache.remove(last)
+    assert cache.holes == 0
+    assert_holds(cache, {3 - last: 5})
 
 
-def test_the_next_prompt_takes_a_freed_slot_and_grows_from_its_own_end() -> None:
+def test_the_next_prompt_takes_a_freed_row_and_grows_from_its_own_end() -> None:
     cache = new_cache(slots=2)
     insert(cache, {1: 50, 2: 40})
-    cache.remove(0)
+    cache.remove(1)
     insert(cache, {3: 4})
-    step(cache, [2, 3])
+    step(cache)
     assert_holds(cache, {2: 41, 3: 5})
 
 
 def test_growing_keeps_what_is_in_the_rows() -> None:
     cache = new_cache()
-    insert(cache, {1: GROWTH - 1, 2: 3})
-    assert cache.layer(0)[0].shape[2] == GROWTH
+    insert(cache, {1: SHORTEST - 1, 2: 3})
     for _ in range(3):
-        step(cache, [1, 2])
-    assert cache.layer(0)[0].shape[2] == 2 * GROWTH
-    assert_holds(cache, {1: GROWTH + 2, 2: 6})
+        step(cache)
+    assert_holds(cache, {1: SHORTEST + 2, 2: 6})
     insert(cache, {3: 600})
-    assert cache.layer(0)[0].shape[2] == 3 * GROWTH  # 600 rounded up, and no more
-    assert_holds(cache, {1: GROWTH + 2, 2: 6, 3: 600})
+    assert_holds(cache, {1: SHORTEST + 2, 2: 6, 3: 600})
 
 
-def test_any_order_of_coming_going_and_stepping_leaves_every_page_its_own_tokens() -> None:
+def shelves(cache: Cache, rows: int) -> list[list[int]]:
+    """The pages' lengths on each shelf."""
+    lengths = list(cache.lengths)
+    return [lengths[first : first + rows] for first in range(0, len(lengths), rows)]
+
+
+def test_long_prompts_stand_on_the_first_shelf_and_short_ones_make_room_for_them() -> None:
+    cache = new_cache(slots=4, max_length=3000, backend=replace(CPU, shelf_rows=2))
+    insert(cache, {1: 20, 2: 30})
+    insert(cache, {3: 900, 4: 700})
+    assert_holds(cache, {1: 20, 2: 30, 3: 900, 4: 700})
+    assert [sorted(shelf) for shelf in shelves(cache, 2)] == [[700, 900], [20, 30]]
+    tokens = 2 * (shelf_length(900) + SHORTEST)  # no shelf is longer than its own pages need
+    assert cache.nbytes == tokens * KeyValueCache.bytes_per_token(CONFIG, mx.float32)
+
+
+def test_a_hole_on_the_first_shelf_is_filled_with_the_longest_page_of_each_later_one() -> None:
+    cache = new_cache(slots=6, max_length=3000, backend=replace(CPU, shelf_rows=2))
+    pages = {1: 1900, 2: 1500, 3: 1100, 4: 800, 5: 500, 6: 20}
+    insert(cache, pages)
+    cache.remove(1)
+    cache.settle()
+    del pages[1]
+    assert_holds(cache, pages)
+    assert [sorted(shelf) for shelf in shelves(cache, 2)] == [[1100, 1500], [500, 800], [20]]
+
+
+def test_shelves_that_nobody_will_need_soon_give_their_memory_back() -> None:
+    cache = new_cache(slots=6, backend=replace(CPU, shelf_rows=2))
+    insert(cache, dict.fromkeys(range(6), 10))
+    whole = cache.nbytes
+    for page in range(5):
+        cache.remove(page)
+    cache.settle()
+    assert_holds(cache, {5: 10})
+    assert cache.nbytes == whole * 2 / 3  # the next shelf is kept
+
+
+@pytest.mark.parametrize("shelf_rows", [1, 2, 3, 8])
+def test_any_order_of_coming_going_and_stepping_leaves_every_page_its_own_tokens(shelf_rows: int) -> None:
     chance = random.Random(5)
-    cache = new_cache(slots=5, max_length=400)
+    cache = new_cache(slots=7, max_length=900, backend=replace(CPU, shelf_rows=shelf_rows))
     pages: dict[int, int] = {}
     for page in range(60):
-        if len(pages) < 5 and chance.random() < 0.7:
-            pages[page] = chance.randint(1, 300)
+        if len(pages) < 7 and chance.random() < 0.7:
+            pages[page] = chance.randint(1, 800)
             insert(cache, {page: pages[page]})
-        if pages and max(pages.values()) < 400:
-            step(cache, list(pages))
+        if pages and max(pages.values()) < 900:
+            step(cache)
             pages = {page: length + 1 for page, length in pages.items()}
-        if pages and chance.random() < 0.5:
-            numbers, row = list(pages), chance.randrange(len(pages))
-            moved = cache.remove(row)
-            assert moved == (None if row == len(pages) - 1 else len(pages) - 1)
-            numbers[row] = numbers[-1]
-            pages = {number: pages[number] for number in numbers[:-1]}
+        while pages and chance.random() < 0.45:
+            gone = chance.choice(list(pages))
+            assert cache.remove(gone)
+            del pages[gone]
+        if chance.random() < 0.3:
+            cache.settle()
+            assert cache.holes == 0
         assert_holds(cache, pages)
+
+
+def test_few_holes_are_left_and_many_are_worth_filling() -> None:
+    cache = new_cache(slots=40, backend=replace(CPU, shelf_rows=32))
+    insert(cache, dict.fromkeys(range(40), 4))
+    for number, page in enumerate([page for page in cache.pages if page is not None][:8], start=1):
+        cache.remove(page)
+        assert cache.unsettled == (number == 8)
+
+
+@pytest.mark.parametrize(("pages", "rows"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 16), (97, 104)])
+def test_steps_where_shapes_are_shared_have_few_different_numbers_of_rows(pages: int, rows: int) -> None:
+    assert shared_row_count(pages) == rows
+    cache = new_cache(slots=100, backend=replace(CPU, shared_shapes=True))
+    insert(cache, dict.fromkeys(range(pages), 3))
+    assert cache.step().rows == min(rows, 100)
 
 
 def test_more_prompts_than_free_slots_are_refused_and_nothing_changes() -> None:
     cache = new_cache(slots=2)
     insert(cache, {1: 5})
     with pytest.raises(ValueError, match=r"2 prompts.*1 free slot"):
-        cache.insert([3, 4])
+        cache.insert([7, 8], [3, 4])
     assert_holds(cache, {1: 5})
 
 
-def test_a_prompt_longer_than_a_slot_is_refused_and_nothing_changes() -> None:
+def test_a_prompt_longer_than_a_row_is_refused_and_nothing_changes() -> None:
     cache = new_cache(max_length=600)
     insert(cache, {1: 5})
     with pytest.raises(ValueError, match=r"601 tokens.*600"):
-        cache.insert([3, 601])
+        cache.insert([7, 8], [3, 601])
     assert_holds(cache, {1: 5})
     insert(cache, {2: 600})
     assert_holds(cache, {1: 5, 2: 600})
 
 
-def test_a_step_into_a_full_slot_is_refused_and_nothing_changes() -> None:
+def test_a_step_into_a_full_row_is_refused_and_nothing_changes() -> None:
     cache = new_cache(max_length=20)
     insert(cache, {1: 5, 2: 19})
-    step(cache, [1, 2])
-    with pytest.raises(ValueError, match="slot of 20 tokens is full"):
+    step(cache)
+    with pytest.raises(ValueError, match="row of 20 tokens is full"):
         cache.step()
     assert_holds(cache, {1: 6, 2: 20})
 
@@ -183,13 +253,11 @@ def test_the_check_passes_on_an_empty_cache_and_on_a_busy_one() -> None:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ({"_lengths": [1, 1, 1, 1, 1]}, "5 rows in use of 4"),
-        ({"_lengths": [5, 0]}, "an active row is empty"),
-        ({"_lengths": [5, GROWTH + 1]}, f"a row of {GROWTH + 1} in {GROWTH}"),
+        ({"slots": 1}, "more rows than slots"),
+        ({"_lengths": [8, 0]}, "the last row is a hole"),
+        ({"_lengths": [0, 5]}, "a hole has tokens, or a page has none"),
+        ({"_lengths": [SHORTEST + 1, 5]}, f"a row of {SHORTEST + 1} in {SHORTEST}"),
         ({"max_length": 7}, "a row of 8"),
-        ({"_keys": []}, "a layer's arrays are missing"),
-        ({"_capacity": 2 * GROWTH}, "lost its shape"),
-        ({"_values": [mx.zeros((3, 2, GROWTH, 16))] * 2}, "lost its shape"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -202,23 +270,36 @@ def test_the_check_notices_books_that_are_wrong(broken: dict[str, object], says:
         cache.check()
 
 
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ({"keys": []}, "a layer's arrays are missing"),
+        ({"capacity": 2 * SHORTEST}, "lost its shape"),
+        ({"values": [mx.zeros((3, 2, SHORTEST, 16))] * 2}, "lost its shape"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_the_check_notices_arrays_that_are_wrong(broken: dict[str, object], says: str) -> None:
+    cache = new_cache()
+    insert(cache, {1: 5, 2: 8})
+    for name, value in broken.items():
+        setattr(cache._shelf(0), name, value)
+    with pytest.raises(AssertionError, match=says):
+        cache.check()
+
+
 def test_chandra_1_takes_147456_bytes_a_token_in_16_bits() -> None:
     chandra = replace(CONFIG, num_hidden_layers=36, num_key_value_heads=8, head_dim=128)
     assert KeyValueCache.bytes_per_token(chandra, mx.bfloat16) == 147_456
 
 
-def test_bytes_per_token_times_tokens_is_what_the_arrays_take() -> None:
-    cache = new_cache(slots=4)
-    insert(cache, {1: 5})
-    taken = sum(array.nbytes for array in cache.arrays)
-    assert taken == 4 * GROWTH * KeyValueCache.bytes_per_token(CONFIG, mx.float32)
-
-
-def test_decode_windows_cover_the_longest_page_and_come_in_few_sizes() -> None:
-    sizes = [window_size(tokens) for tokens in range(1, 4097)]
-    assert all(tokens <= size < tokens + 256 for tokens, size in enumerate(sizes, 1))
-    assert sizes == sorted(sizes)
-    assert len(set(sizes)) == 8 + (4096 - 512) // 256
+def test_shelves_and_windows_cover_the_longest_page_and_come_in_few_sizes() -> None:
+    for length in (shelf_length, window_length):
+        sizes = [length(tokens) for tokens in range(1, 16_385)]
+        assert all(tokens <= size < max(1.26 * tokens, tokens + 256) for tokens, size in enumerate(sizes, 1))
+        assert sizes == sorted(sizes)
+        assert len(set(sizes)) <= 32
+    assert all(window_length(tokens) <= shelf_length(tokens) for tokens in range(1, 16_385))
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.decode_attention)
@@ -227,22 +308,25 @@ def test_prompts_and_steps_attend_as_one_causal_pass_over_each_page_would(backen
     whole = {page: _random_tokens(page, 80) for page in (1, 2, 3)}
     starts = {1: 70, 2: 3, 3: 20}
     cache = new_cache(backend=backend)
-    attention = cache.insert(list(starts.values()))
+    attention = cache.insert(list(starts), list(starts.values()))
     parts = [[x[: starts[page]] for x in whole[page]] for page in starts]
     q, k, v = (mx.concatenate(list(together)) for together in zip(*parts, strict=True))
     out = np.array(attention.attend(1, q, k, v))
     outputs = {page: [rows] for page, rows in zip(starts, np.split(out, np.cumsum([70, 3])), strict=True)}
-    rows = [1, 2, 3]
     for number in range(8):
         if number == 4:
-            cache.remove(0)
-            rows = [3, 2]
-        places = cache.lengths
-        token = [[x[n] for x in whole[page]] for page, n in zip(rows, places, strict=True)]
+            cache.remove(1)
+        if number == 6:
+            cache.settle()
+        places = list(zip(cache.pages, cache.lengths, strict=True))
+        attention = cache.step()
+        places += [(None, 0)] * (attention.rows - len(places))
+        token = [[x[n] for x in whole[page or 2]] for page, n in places]  # a hole gets anything
         q, k, v = (mx.stack(list(together)) for together in zip(*token, strict=True))
-        out = np.array(cache.step().attend(1, q, k, v))
-        for row, page in enumerate(rows):
-            outputs[page].append(out[row : row + 1])
+        out = np.array(attention.attend(1, q, k, v))
+        for row, (page, _) in enumerate(places):
+            if page is not None:
+                outputs[page].append(out[row : row + 1])
     for page, pieces in outputs.items():
         ours = np.concatenate(pieces)
         q, k, v = (x[: len(ours)] for x in whole[page])

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models import load_model
-from mlx_chandra.models.backend import Backend, BackendName, DecodeAttention, PrefillForm
+from mlx_chandra.models.backend import BackendName, current_backend
 from tests.checkpoints import (
     Array,
     CheckpointShape,
@@ -25,7 +25,7 @@ from tests.models.parts import edit_json, page_logits, small_page
 
 TIED = CheckpointShape()
 UNTIED = replace(TIED, tied=False, deepstack=(1,))
-GPU = Backend(BackendName.METAL, False, True, DecodeAttention.MASKED, PrefillForm(), 2048)
+GPU = replace(current_backend(), name=BackendName.METAL, float32_only=False, decode_ahead=True)
 NORM = "model.language_model.norm.weight"
 
 

@@ -5,7 +5,8 @@ steps, all pages of a checkpoint decoded together.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from mlx_chandra.models import load_model
+from mlx_chandra.models.backend import Backend, DecodeAttention, PrefillForm, current_backend
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs, Processor
 from tests.checkpoints import random_weights, write_huggingface_checkpoint
@@ -47,15 +49,37 @@ class Opened:
         return self.stored[f"{self.case.name}/{image_name(size)}/{what}"]
 
 
-@pytest.fixture(scope="module", params=MODEL_CASES, ids=lambda case: case.name)
+def here() -> Backend:
+    return current_backend()
+
+
+def as_on_a_gpu() -> Backend:
+    """This machine, with the choices that are made for GPUs."""
+    return replace(
+        current_backend(),
+        decode_ahead=True,
+        decode_attention=DecodeAttention.GROUPED,
+        prefill=PrefillForm(),
+        shelf_rows=2,
+        shared_shapes=True,
+        compiled_steps=True,
+        fused_projections=True,
+    )
+
+
+@pytest.fixture(
+    scope="module",
+    params=list(product(MODEL_CASES, (here, as_on_a_gpu))),
+    ids=lambda case: f"{case[0].name}-{case[1].__name__}",
+)
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
-    case: ModelCase = request.param
+    case, backend = request.param
     folder = tmp_path_factory.mktemp(case.name)
     write_huggingface_checkpoint(folder, case.shape, seed=case.seed, form=case.form)
     processor = Processor.from_folder(folder)
     pages = [processor.prepare(page_image(*size), PROMPT) for size in IMAGE_SIZES]
     with np.load(REFERENCES) as stored:
-        yield Opened(case, load_model(folder, mx.float32), pages, dict(stored))
+        yield Opened(case, load_model(folder, mx.float32, backend()), pages, dict(stored))
 
 
 def test_the_checkpoint_is_the_one_that_the_references_were_made_from(opened: Opened) -> None:

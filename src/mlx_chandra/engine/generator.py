@@ -58,9 +58,9 @@ class _Page:
 
 @dataclass(eq=False)
 class _Launch:
-    """One pass on its way: the pages in the order of its rows, and their tokens [n]."""
+    """One pass on its way: the pages in the order of its rows, None in a hole, and their tokens [n]."""
 
-    pages: list[_Page]
+    pages: tuple[_Page | None, ...]
     tokens: mx.array
 
 
@@ -97,12 +97,13 @@ class BatchGenerator:
         self._sampler, self._stop_on_repetition = sampler, stop_on_repetition
         text = model.config.text
         self.slots = self._number_of_slots(completion_batch_size)
-        self.cache = KeyValueCache(
+        self.cache: KeyValueCache[_Page] = KeyValueCache(
             text, self.slots, max_context or text.max_position_embeddings, model.dtype, model.backend
         )
+        self._all_layers = range(text.num_hidden_layers)
+        self._halves = self._all_layers[: model.middle], self._all_layers[model.middle :]
         self._scheduler = Scheduler(prefill_batch_size, model.backend.prefill_tokens)
         self._pages: dict[int, _Page] = {}  # all that are not done, by uid
-        self._rows: list[_Page] = []  # those in the cache, by row
         self._launches: list[_Launch] = []  # not read yet, oldest first
         self._half: mx.array | None = None  # of the last step; None where nothing is on its way
         self._refused: list[PromptResponse] = []
@@ -200,7 +201,7 @@ class BatchGenerator:
             prompts.extend(self._prefill(admitted))
             self._prompt_time += time.perf_counter() - started
         else:
-            tokens = self._launch_step() if self._rows else self._read()
+            tokens = self._launch_step() if self.cache.active else self._read()
             self._generation_time += time.perf_counter() - started
         if not self.model.backend.decode_ahead:
             tokens.extend(self._read())
@@ -231,27 +232,28 @@ class BatchGenerator:
         """Raise AssertionError if the books disagree: rows, slots, pages and launches. For tests, and when
         idle."""
         self.cache.check()
-        assert self.cache.active == len(self._rows), "rows and slots differ in number"
-        assert len({page.uid for page in self._rows}) == len(self._rows), "a page has two rows"
-        for page, length in zip(self._rows, self.cache.lengths, strict=True):
-            assert self._pages.get(page.uid) is page, f"page {page.uid} is done but has a row"
-            assert length == page.prompt_tokens + page.launched - 1, f"page {page.uid} has lost a token"
+        in_rows = [page for page in self.cache.pages if page is not None]
+        assert len({page.uid for page in in_rows}) == len(in_rows), "a page has two rows"
+        for page, length in zip(self.cache.pages, self.cache.lengths, strict=True):
+            if page is not None:
+                assert self._pages.get(page.uid) is page, f"page {page.uid} is done but has a row"
+                assert length == page.prompt_tokens + page.launched - 1, f"page {page.uid} has lost a token"
         unread = sum(page.launched - len(page.tokens) for page in self._pages.values())
-        on_the_way = sum(not page.done for launch in self._launches for page in launch.pages)
+        on_the_way = sum(not page.done for launch in self._launches for page in launch.pages if page)
         assert unread == on_the_way, f"{unread} tokens launched but {on_the_way} on the way"
 
     def _prefill(self, pages: list[_Page]) -> list[PromptResponse]:
         """Run the prompts of pages that get slots now."""
         inputs = [page.inputs for page in pages if page.inputs is not None]
-        logits = self.model.prefill(inputs, self.cache.insert([page.prompt_tokens for page in pages]))
+        attention = self.cache.insert(pages, [page.prompt_tokens for page in pages])
+        logits = self.model.prefill(inputs, attention)
         for page in pages:
             if page.inputs is not None:
                 page.position = int(self.model.positions(page.inputs).max()) + 1
             page.inputs = None
-        self._rows.extend(pages)
         self._prompt_tokens += sum(page.prompt_tokens for page in pages)
         tokens = self._choose(pages, logits)
-        mx.async_eval(tokens, *self.cache.arrays)  # type: ignore[no-untyped-call]
+        mx.async_eval(tokens, *self.cache.arrays(self._all_layers))  # type: ignore[no-untyped-call]
         self._launched(pages, tokens)
         return [PromptResponse(page.uid, page.prompt_tokens) for page in pages]
 
@@ -262,10 +264,13 @@ class BatchGenerator:
         cache. So a step is sent off in halves, each when the same half of the last step is done. The device
         always has half a step to do, and no tokens are waited for while it has none.
         """
-        decoded = self._decode()
-        pages = list(self._rows)
-        tokens = self._choose(pages, decoded.logits)
-        first, second = self.cache.halves(self.model.middle)
+        before = self._settle()
+        if not self.cache.active:
+            return before
+        pages = self.cache.pages
+        decoded = self._decode(pages)
+        tokens = self._choose(pages, decoded.logits[: len(pages)])
+        first, second = (self.cache.arrays(layers) for layers in self._halves)
         if self._half is not None:
             mx.eval(self._half)
         mx.async_eval(decoded.half, *first)  # type: ignore[no-untyped-call]
@@ -273,26 +278,42 @@ class BatchGenerator:
         mx.async_eval(tokens, *second)  # type: ignore[no-untyped-call]
         self._half = decoded.half
         self._launched(pages, tokens)
-        return self._take_all(known)
+        return before + self._take_all(known)
 
-    def _decode(self) -> Decoded:
+    def _settle(self) -> list[GenerationResponse]:
+        """Fill the holes in the cache where that is worth waiting for the device, or needs no waiting."""
+        if not self.cache.holes or (self._launches and not self.cache.unsettled):
+            return []
+        tokens = self._read()
+        self.cache.settle()
+        return tokens
+
+    def _decode(self, pages: Sequence[_Page | None]) -> Decoded:
         """One decode step for all rows, not yet computed."""
-        tokens = self._newest_tokens()
-        positions = [page.position for page in self._rows]
-        for page in self._rows:
-            page.position += 1
+        attention = self.cache.step()
+        added = attention.rows - len(pages)
+        positions = [page.position if page else 0 for page in pages] + [0] * added
+        tokens = self._newest_tokens(pages, added)
+        for page in pages:
+            if page:
+                page.position += 1
         self._steps += 1
         if self.waiting:
             self._waiting_steps += 1
-            self._waiting_rows += len(self._rows)
-        return self.model.decode(tokens, positions, self.cache.step())
+            self._waiting_rows += self.cache.active
+        return self.model.decode(tokens, positions, attention)
 
-    def _newest_tokens(self) -> mx.array:
-        """The latest token of every row [n], on the device: it need not have been read."""
+    def _newest_tokens(self, pages: Sequence[_Page | None], added: int) -> mx.array:
+        """The latest token of every row and of `added` rows more [n], on the device: it need not have been
+        read. Rows without a page get some page's.
+        """
         starts: dict[int, int] = {}  # where each pass's tokens begin among all of them
         sources: list[mx.array] = []
         places, total = [], 0
-        for page in self._rows:
+        for page in pages:
+            if page is None:
+                places.append(0)
+                continue
             launch = page.newest
             assert launch is not None, "a page in a row has been prefilled"
             if id(launch) not in starts:
@@ -300,24 +321,29 @@ class BatchGenerator:
                 sources.append(launch.tokens)
                 total += launch.tokens.size
             places.append(starts[id(launch)] + page.place)
+        places += [0] * added
         tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
-        return tokens if places == list(range(total)) else tokens[mx.array(places)]
+        tokens = tokens if places == list(range(total)) else tokens[mx.array(places)]
+        return mx.maximum(tokens, 0)  # NOT_A_TOKEN has no embedding
 
-    def _choose(self, pages: list[_Page], logits: mx.array) -> mx.array:
-        """The next token of each page, not yet computed: [n] from logits [n, vocab]."""
+    def _choose(self, pages: Sequence[_Page | None], logits: mx.array) -> mx.array:
+        """The next token of each row, not yet computed: [n] from logits [n, vocab]."""
         if self._sampler is not None:
             return self._sampler(logits).astype(mx.int32)
-        return sample(logits, [page.sampling for page in pages], [page.launched for page in pages])
+        samplings = [page.sampling if page else GREEDY for page in pages]
+        return sample(logits, samplings, [page.launched if page else 0 for page in pages])
 
-    def _launched(self, pages: list[_Page], tokens: mx.array) -> None:
+    def _launched(self, pages: Sequence[_Page | None], tokens: mx.array) -> None:
         """Note that a pass is on its way; pages that need no further one give up their rows."""
-        launch = _Launch(pages, tokens)
+        launch = _Launch(tuple(pages), tokens)
         self._launches.append(launch)
         for place, page in enumerate(pages):
+            if page is None:
+                continue
             page.newest, page.place = launch, place
             page.launched += 1
             if page.launched == page.max_tokens:
-                self._release(page)
+                self.cache.remove(page)
 
     def _read(self) -> list[GenerationResponse]:
         """Wait for all launches, and take their tokens."""
@@ -328,9 +354,10 @@ class BatchGenerator:
         """Wait for all launches: the tokens of their pages, oldest first."""
         launches, self._launches = self._launches, []
         return [
-            pair
+            (page, token)
             for launch in launches
-            for pair in zip(launch.pages, np.array(launch.tokens).tolist(), strict=True)
+            for page, token in zip(launch.pages, np.array(launch.tokens).tolist(), strict=True)
+            if page is not None
         ]
 
     def _take_all(self, known: list[tuple[_Page, int]]) -> list[GenerationResponse]:
@@ -359,16 +386,6 @@ class BatchGenerator:
         return None
 
     def _finish(self, page: _Page) -> None:
-        self._release(page)
+        self.cache.remove(page)
         page.done = True
         del self._pages[page.uid]
-
-    def _release(self, page: _Page) -> None:
-        """Free the page's row, if it has one; the last row's page moves there."""
-        if page not in self._rows:
-            return
-        row = self._rows.index(page)
-        self.cache.remove(row)
-        last = self._rows.pop()
-        if last is not page:
-            self._rows[row] = last

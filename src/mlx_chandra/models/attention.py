@@ -126,10 +126,13 @@ class DecodeView:
     form: DecodeAttention
 
 
-def decode_view(lengths: Sequence[int], window: int, form: DecodeAttention, dtype: mx.Dtype) -> DecodeView:
+def decode_view(
+    lengths: Sequence[int], on_device: mx.array, window: int, form: DecodeAttention, dtype: mx.Dtype
+) -> DecodeView:
+    """`lengths` are given twice, on the host and `on_device` [n]."""
     if form is DecodeAttention.ROWS:
         return DecodeView(tuple(lengths), window, None, form)
-    seen = mx.arange(window)[None, :] < mx.array(list(lengths))[:, None]  # [n, window]
+    seen = mx.arange(window)[None, :] < on_device[:, None]  # [n, window]
     if form is DecodeAttention.GROUPED:
         seen = mx.where(seen, 0.0, -mx.inf).astype(dtype)
     return DecodeView(tuple(lengths), window, seen[:, None, None, :], form)
@@ -140,7 +143,7 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
 
     Args:
         queries: [n, heads, d]
-        keys, values: the cache's arrays [slots, kv_heads, capacity, d]; page i is in row i.
+        keys, values: a shelf's arrays [rows, kv_heads, capacity, d]; page i is in row i.
 
     Returns:
         [n, heads * d]

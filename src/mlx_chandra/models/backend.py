@@ -50,6 +50,14 @@ class Backend:
             with, and a cache that a launched step still reads would be copied instead of updated in place.
         decode_attention: The quickest form of decode attention there.
         prefill: The quickest form of attention within prompts and pictures.
+        shelf_rows: Rows of the cache that share a length (`models/shelves.py`). Fewer fit the pages' lengths
+            more closely, more need fewer launches.
+        shared_shapes: Compute steps with a few rows more than there are pages, so that few different shapes
+            occur: plans and compiled functions are kept for each.
+        compiled_steps: Compile what a decode step does between attention and attention. (The CPU would need a
+            C++ compiler on the user's machine.)
+        fused_projections: One matrix product for queries, keys and values, and one for gate and up: where the
+            host's work on each launch costs more than what it launches.
         prefill_tokens: Prompt tokens that go through in one pass: enough to keep the device busy, few enough
             that pages in work don't stand still for long and that the pass fits beside the cache.
     """
@@ -60,6 +68,10 @@ class Backend:
     decode_attention: DecodeAttention
     prefill: PrefillForm
     prefill_tokens: int
+    shelf_rows: int
+    shared_shapes: bool
+    compiled_steps: bool
+    fused_projections: bool
 
 
 _BACKENDS = {
@@ -70,6 +82,10 @@ _BACKENDS = {
         decode_attention=DecodeAttention.MASKED,
         prefill=PrefillForm(fused_head_dims=(64, 80, 128)),
         prefill_tokens=4096,
+        shelf_rows=16,
+        shared_shapes=True,
+        compiled_steps=True,
+        fused_projections=False,
     ),
     BackendName.CUDA: Backend(
         BackendName.CUDA,
@@ -78,6 +94,10 @@ _BACKENDS = {
         decode_attention=DecodeAttention.GROUPED,
         prefill=PrefillForm(),
         prefill_tokens=8192,
+        shelf_rows=32,
+        shared_shapes=True,
+        compiled_steps=True,
+        fused_projections=True,
     ),
     BackendName.CPU: Backend(
         BackendName.CPU,
@@ -86,6 +106,10 @@ _BACKENDS = {
         decode_attention=DecodeAttention.ROWS,
         prefill=PrefillForm(block=256),
         prefill_tokens=2048,
+        shelf_rows=8,
+        shared_shapes=False,
+        compiled_steps=False,
+        fused_projections=False,
     ),
 }
 

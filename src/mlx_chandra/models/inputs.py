@@ -22,10 +22,17 @@ class Grid(Protocol):
 
 
 class Image(Protocol):
-    """One page picture, cut into patches [t*h*w, channels*frames*height*width] in merge-block order."""
+    """One page picture, cut into patches in merge-block order.
+
+    A pixel's normalised value is pixel * scale + shift, with one scale and shift for each channel.
+    """
 
     @property
-    def patches(self) -> NDArray[np.float32]: ...
+    def pixels(self) -> NDArray[np.uint8]: ...  # [t*h*w, channels*height*width]
+    @property
+    def scale(self) -> NDArray[np.float32]: ...  # [channels]
+    @property
+    def shift(self) -> NDArray[np.float32]: ...
     @property
     def grid(self) -> Grid: ...
 

@@ -55,6 +55,7 @@ def load_model(folder: Path, dtype: mx.Dtype | str | None = None, backend: Backe
     chosen = _dtype(dtype or _default_dtype(config, backend), folder)
     model.load_weights([(name, _cast(array, chosen)) for name, array in weights.items()])
     mx.eval(model.parameters())
+    model.fuse()
     model.eval()
     return model
 

@@ -30,6 +30,28 @@ class Rotation:
         return x * self.cos[:, None, :] + turned * self.sin[:, None, :]
 
 
+@dataclass(frozen=True)
+class StepRotation:
+    """The rotation of one decode step: text has the same position on all three axes, so it is plain RoPE.
+
+    Attributes:
+        positions: int32 [n], one token's each, on the device.
+        dims: The head's.
+        theta: RoPE's base.
+    """
+
+    positions: mx.array
+    dims: int
+    theta: float
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Rotate x [n, heads, head_dim]."""
+        turned = mx.fast.rope(
+            x[:, :, None], self.dims, traditional=False, base=self.theta, scale=1.0, offset=self.positions
+        )
+        return turned[:, :, 0]
+
+
 def _rotation(angles: mx.array, dtype: mx.Dtype) -> Rotation:
     both = mx.concatenate([angles, angles], axis=-1)  # [T, head_dim]
     return Rotation(mx.cos(both).astype(dtype), mx.sin(both).astype(dtype))
@@ -40,6 +62,7 @@ class TextRope:
 
     def __init__(self, config: TextConfig) -> None:
         dims = config.head_dim
+        self._dims, self._theta = dims, config.rope_theta
         exponents = np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims)
         self._inverse_frequencies = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
         self._axis = _frequency_axes(config.mrope_section)
@@ -48,6 +71,10 @@ class TextRope:
         """Angles for tokens at `positions` [3, T] (time, height, width)."""
         chosen = mx.array(positions[self._axis].T.astype(np.float32))  # [T, head_dim / 2]
         return _rotation(chosen * mx.array(self._inverse_frequencies), dtype)
+
+    def step_rotation(self, positions: mx.array) -> StepRotation:
+        """For one token of each of n pages at text `positions` [n]."""
+        return StepRotation(positions, self._dims, self._theta)
 
 
 def _frequency_axes(sections: tuple[int, int, int]) -> NDArray[np.intp]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlx_chandra.models.attention import segment_attention
 from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import VisionConfig
-from mlx_chandra.models.inputs import Grid, Images
+from mlx_chandra.models.inputs import Grid, Image, Images
 from mlx_chandra.models.rope import Rotation, vision_rotation
 
 NORM_EPS = 1e-6
@@ -149,7 +149,7 @@ class VisionTower(nn.Module):
     def __call__(self, images: Images, dtype: mx.Dtype) -> VisionFeatures:
         """Encode the pictures of any number of pages in one pass."""
         places = [self._places(image.grid) for image in images]
-        x = self.patch_embed(mx.array(np.concatenate([image.patches for image in images])).astype(dtype))
+        x = self.patch_embed(mx.concatenate([self._values(image).astype(dtype) for image in images]))
         x = x + self._positions(places).astype(dtype)  # [P, hidden_size]
         rotation = vision_rotation(
             np.concatenate([p.rows for p in places]),
@@ -166,6 +166,13 @@ class VisionTower(nn.Module):
                 place = self._config.deepstack_visual_indexes.index(index)
                 deepstack.append(self.deepstack_merger_list[place](x))
         return VisionFeatures(self.merger(x), tuple(deepstack))
+
+    def _values(self, image: Image) -> mx.array:
+        """A picture's normalised numbers [P, patch_values] in float32, every frame written out."""
+        pixels = mx.array(image.pixels).reshape(len(image.pixels), self._config.in_channels, 1, -1)
+        values = pixels.astype(mx.float32) * mx.array(image.scale)[:, None, None]
+        values = values + mx.array(image.shift)[:, None, None]
+        return mx.repeat(values, self._config.temporal_patch_size, axis=2).reshape(len(pixels), -1)
 
     def _places(self, grid: Grid) -> _PatchPlaces:
         side = int(self._config.num_position_embeddings**0.5)

@@ -107,11 +107,32 @@ class Grid:
 class PatchedImage:
     """A picture cut into patches, in the order in which the vision tower merges them.
 
-    patches is float32 [grid.patches, channels * temporal_patch_size * patch_size * patch_size].
+    Its numbers stay bytes until they are on the device: normalised and with every frame written out they
+    would take eight times as much to hold and to copy.
+
+    Attributes:
+        pixels: uint8 [grid.patches, channels * patch_size * patch_size].
+        scale, shift: float32 [channels]; a pixel's normalised value is pixel * scale + shift.
+        frames: A still picture stands for so many, all the same.
+        grid: Patches in time, height and width.
     """
 
-    patches: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.uint8]
+    scale: npt.NDArray[np.float32]
+    shift: npt.NDArray[np.float32]
+    frames: int
     grid: Grid
+
+    @property
+    def patches(self) -> npt.NDArray[np.float32]:
+        """Normalised values as transformers' processor gives them.
+
+        float32 [grid.patches, channels * frames * patch_size * patch_size].
+        """
+        values = self.pixels.reshape(self.grid.patches, len(self.scale), 1, -1).astype(np.float32)
+        values *= self.scale[:, None, None]
+        values += self.shift[:, None, None]
+        return np.repeat(values, self.frames, axis=2).reshape(self.grid.patches, -1)
 
 
 def target_size(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
@@ -179,22 +200,23 @@ def patch_image(image: "Image.Image", settings: ImageSettings, max_size: int | N
     if image.size != (width, height):
         image = image.resize((width, height), resample=BICUBIC, reducing_gap=None)
     grid = Grid(1, height // settings.patch_size, width // settings.patch_size)
-    return PatchedImage(_patches(np.asarray(image), grid, settings), grid)
+    mean, std = np.array(settings.mean), np.array(settings.std)  # [3] float64: rounded once, at the end
+    return PatchedImage(
+        _patches(np.asarray(image), grid, settings),
+        (settings.rescale / std).astype(np.float32),
+        (-mean / std).astype(np.float32),
+        settings.temporal_patch_size,
+        grid,
+    )
 
 
-def _patches(pixels: npt.NDArray[np.uint8], grid: Grid, settings: ImageSettings) -> npt.NDArray[np.float32]:
-    """Pixels [H, W, 3] to normalised patches; the order is `patchify`'s in transformers' qwen2_vl.
+def _patches(pixels: npt.NDArray[np.uint8], grid: Grid, settings: ImageSettings) -> npt.NDArray[np.uint8]:
+    """Pixels [H, W, 3] to patches [grid.patches, 3 * side * side].
 
-    Within the whole picture: merge blocks row by row, then the patches of a block row by row; within a patch:
-    channel, frame, row, column.
+    The order is `patchify`'s in transformers' qwen2_vl: within the whole picture, merge blocks row by row,
+    then the patches of a block row by row; within a patch: channel, row, column.
     """
-    merge, side, frames = settings.merge_size, settings.patch_size, settings.temporal_patch_size
+    merge, side = settings.merge_size, settings.patch_size
     blocks = pixels.reshape(grid.h // merge, merge, side, grid.w // merge, merge, side, CHANNELS)
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # [rows, columns, merge, merge, channel, side, side]
-    values = blocks.reshape(grid.patches, CHANNELS, side * side).astype(np.float32)
-    mean, std = np.array(settings.mean), np.array(settings.std)  # [3] float64: rounded once, at the end
-    values *= (settings.rescale / std).astype(np.float32)[:, None]
-    values += (-mean / std).astype(np.float32)[:, None]
-    patches = np.empty((grid.patches, CHANNELS, frames, side * side), np.float32)
-    patches[...] = values[:, :, None]  # a still picture: every frame is the same
-    return patches.reshape(grid.patches, -1)
+    return blocks.reshape(grid.patches, -1)

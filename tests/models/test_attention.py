@@ -111,6 +111,8 @@ FORMS = (
     PrefillForm((24, 64)),
     PrefillForm((72,)),
     PrefillForm((64, 80, 128)),
+    PrefillForm(multiple=4),
+    PrefillForm(multiple=64),
     PrefillForm(block=1),
     PrefillForm(block=4),
     PrefillForm(block=256),

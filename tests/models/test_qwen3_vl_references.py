@@ -59,7 +59,7 @@ def as_on_a_gpu() -> Backend:
         current_backend(),
         decode_ahead=True,
         decode_attention=DecodeAttention.GROUPED,
-        prefill=PrefillForm(),
+        prefill=PrefillForm(multiple=64),
         shelf_rows=2,
         shared_shapes=True,
         compiled_steps=True,

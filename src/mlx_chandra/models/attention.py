@@ -17,6 +17,7 @@ from mlx_chandra.models.backend import DecodeAttention, PrefillForm
 
 LOG2_E = math.log2(math.e)
 MLX_ATTENTION = PrefillForm()
+_MARK_WIDTH, _UNSEEN = 8, -3e4  # kernels want widths that are multiples of 8; float16 reaches to 65504
 
 
 class AttentionPass(Protocol):
@@ -61,17 +62,18 @@ def segment_attention(
     width = _padded_width(queries.shape[-1], form.fused_head_dims)
     outputs = []
     start = 0
-    for length, run in groupby(lengths):
-        count = len(list(run))
+    for length, count in _runs(lengths, form):
         stop = start + count * length
         q, k, v = (_as_batch(x[start:stop], count, width) for x in (queries, keys, values))
+        if form.multiple:
+            q, k, v = _rounded_up(q, k, v, form.multiple, causal)
         if form.block:
             out = _blocked_attention(q, k, v, scale, causal, form.block)
         else:
             out = mx.fast.scaled_dot_product_attention(
                 q, k, v, scale=scale, mask="causal" if causal else None
             )
-        out = out[..., : queries.shape[-1]].swapaxes(1, 2)  # [count, length, heads, d]
+        out = out[:, :, :length, : queries.shape[-1]].swapaxes(1, 2)  # [count, length, heads, d]
         outputs.append(out.reshape(stop - start, -1))
         start = stop
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
@@ -95,6 +97,33 @@ def _blocked_attention(
         weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
         outputs.append((weights @ v[..., :seen, :]) / weights.sum(axis=-1, keepdims=True))
     return mx.concatenate(outputs, axis=-2).reshape(n, heads, length, width)
+
+
+def _runs(lengths: Sequence[int], form: PrefillForm) -> list[tuple[int, int]]:
+    """Which segments go through in one call: their length and number, neighbours of one length together."""
+    if form.multiple:
+        return [(length, 1) for length in lengths]
+    return [(length, len(list(run))) for length, run in groupby(lengths)]
+
+
+def _rounded_up(
+    q: mx.array, k: mx.array, v: mx.array, multiple: int, causal: bool
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Make q [n, heads, L, d] and k, v [n, kv_heads, L, d] longer, without effect on the first L queries.
+
+    Where it is causal, nobody looks that far ahead. Else heads get wider too, and what was added to a query
+    times what was added to a key is 0 for the first L keys and very negative for the others: a mask that
+    kernels without masks (the faster ones) heed.
+    """
+    length, added = q.shape[2], -q.shape[2] % multiple
+    if not added:
+        return q, k, v
+    q, k, v = (mx.pad(x, [(0, 0), (0, 0), (0, added), (0, 0)]) for x in (q, k, v))
+    if not causal:
+        q = mx.pad(q, [(0, 0), (0, 0), (0, 0), (0, _MARK_WIDTH)], constant_values=mx.array(1, q.dtype))
+        mark = mx.where(mx.arange(length + added) < length, 0.0, _UNSEEN).astype(k.dtype)[:, None]
+        k = mx.concatenate([k, mx.broadcast_to(mark, (*k.shape[:3], _MARK_WIDTH))], axis=-1)
+    return q, k, v
 
 
 def _padded_width(width: int, fused: tuple[int, ...]) -> int:

@@ -3,6 +3,7 @@
 Everything else asks `current_backend()` and acts on the answer's fields, never on a platform's name.
 """
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -30,11 +31,15 @@ class PrefillForm:
     Attributes:
         fused_head_dims: Head sizes for which MLX has a kernel that keeps no score matrix; other sizes are
             padded up to the next one. Empty: nothing is padded.
+        multiple: Attend segment by segment, each with its length rounded up to a multiple of this; 0 leaves
+            lengths as they are. CUDA's attention keeps a plan for every length it meets, and gives up after
+            513 different ones.
         block: Write the attention out, for so many queries at a time; 0 leaves it to MLX's own call. On the
             CPU that call takes twice as long, and it computes what a causal mask throws away.
     """
 
     fused_head_dims: tuple[int, ...] = ()
+    multiple: int = 0
     block: int = 0
 
 
@@ -92,7 +97,7 @@ _BACKENDS = {
         float32_only=False,
         decode_ahead=True,
         decode_attention=DecodeAttention.GROUPED,
-        prefill=PrefillForm(),
+        prefill=PrefillForm(multiple=256),
         prefill_tokens=8192,
         shelf_rows=32,
         shared_shapes=True,
@@ -120,4 +125,7 @@ def current_backend() -> Backend:
         return _BACKENDS[BackendName.CPU]
     if mx.metal.is_available():
         return _BACKENDS[BackendName.METAL]
+    # MLX keeps every different graph of launches and gives up after 800 of them, which a long run meets.
+    # Steps take the same time without graphs. Read when MLX first computes something.
+    os.environ.setdefault("MLX_USE_CUDA_GRAPHS", "0")
     return _BACKENDS[BackendName.CUDA]

@@ -64,8 +64,7 @@ def test_compiled_steps_over_several_shelves_give_the_tokens_that_pages_have_alo
         decode_ahead=True,
         shelf_rows=shelf_rows,
         shared_shapes=True,
-        compiled_steps=True,
-        fused_projections=True,
+        fused_layers=True,
     )
     crowd = generator(load_model(checkpoint, backend=backend), 7)
     uids = crowd.insert(pages, LIMITS)

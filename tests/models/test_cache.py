@@ -200,6 +200,22 @@ def test_any_order_of_coming_going_and_stepping_leaves_every_page_its_own_tokens
         assert_holds(cache, pages)
 
 
+@pytest.mark.parametrize("shelf_rows", [16, 64])
+def test_filling_holes_copies_the_pages_that_move_and_nothing_else(shelf_rows: int) -> None:
+    cache = new_cache(slots=64, backend=replace(CPU, shelf_rows=shelf_rows))
+    insert(cache, dict.fromkeys(range(64), 8))
+    layers = range(CONFIG.num_hidden_layers)
+    for page in (1, 2, 40):
+        cache.remove(page)
+    mx.eval(cache.arrays(layers))
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    cache.settle()
+    mx.eval(cache.arrays(layers))
+    assert mx.get_peak_memory() - before < cache.arrays(layers)[0].nbytes / 2
+    assert_holds(cache, {page: 8 for page in range(64) if page not in (1, 2, 40)})
+
+
 def test_few_holes_are_left_and_many_are_worth_filling() -> None:
     cache = new_cache(slots=40, backend=replace(CPU, shelf_rows=32))
     insert(cache, dict.fromkeys(range(40), 4))

@@ -62,8 +62,7 @@ def as_on_a_gpu() -> Backend:
         prefill=PrefillForm(multiple=64),
         shelf_rows=2,
         shared_shapes=True,
-        compiled_steps=True,
-        fused_projections=True,
+        fused_layers=True,
     )
 
 

@@ -59,10 +59,8 @@ class Backend:
             more closely, more need fewer launches.
         shared_shapes: Compute steps with a few rows more than there are pages, so that few different shapes
             occur: plans and compiled functions are kept for each.
-        compiled_steps: Compile what a decode step does between attention and attention. (The CPU would need a
-            C++ compiler on the user's machine.)
-        fused_projections: One matrix product for queries, keys and values, and one for gate and up: where the
-            host's work on each launch costs more than what it launches.
+        fused_layers: Run decoder layers in few launches (`models/fused_layer.py`): where the host's work on
+            each costs more than what it launches.
         prefill_tokens: Prompt tokens that go through in one pass: enough to keep the device busy, few enough
             that pages in work don't stand still for long and that the pass fits beside the cache.
     """
@@ -75,8 +73,7 @@ class Backend:
     prefill_tokens: int
     shelf_rows: int
     shared_shapes: bool
-    compiled_steps: bool
-    fused_projections: bool
+    fused_layers: bool
 
 
 _BACKENDS = {
@@ -89,8 +86,7 @@ _BACKENDS = {
         prefill_tokens=4096,
         shelf_rows=16,
         shared_shapes=True,
-        compiled_steps=True,
-        fused_projections=False,
+        fused_layers=False,
     ),
     BackendName.CUDA: Backend(
         BackendName.CUDA,
@@ -99,10 +95,9 @@ _BACKENDS = {
         decode_attention=DecodeAttention.GROUPED,
         prefill=PrefillForm(multiple=256),
         prefill_tokens=8192,
-        shelf_rows=32,
+        shelf_rows=64,
         shared_shapes=True,
-        compiled_steps=True,
-        fused_projections=True,
+        fused_layers=True,
     ),
     BackendName.CPU: Backend(
         BackendName.CPU,
@@ -113,8 +108,7 @@ _BACKENDS = {
         prefill_tokens=2048,
         shelf_rows=8,
         shared_shapes=False,
-        compiled_steps=False,
-        fused_projections=False,
+        fused_layers=False,
     ),
 }
 

@@ -5,9 +5,8 @@ that comes with a call says which tokens see which (`models/attention.py`, `mode
 are the checkpoint's. Source: transformers' Qwen3VLForConditionalGeneration.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,18 +16,17 @@ from mlx.utils import tree_flatten
 from mlx_chandra.models.attention import AttentionPass, SegmentPass
 from mlx_chandra.models.backend import Backend
 from mlx_chandra.models.config import ModelConfig, TextConfig
+from mlx_chandra.models.fused_layer import fused_layers
 from mlx_chandra.models.inputs import Images, Page, Pages
-from mlx_chandra.models.rope import IntArray, TextRope, page_positions
+from mlx_chandra.models.rope import IntArray, Rotate, StepRotation, TextRope, page_positions
 from mlx_chandra.models.vision import VisionFeatures, VisionTower
-
-Rotate = Callable[[mx.array], mx.array]  # [T, heads, head_dim] -> the same, turned by position
 
 
 class Attention(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         width, heads, kv_heads = config.head_dim, config.num_attention_heads, config.num_key_value_heads
-        self._width, self._heads, self._kv_heads = width, heads, kv_heads
+        self._width = width
         self.q_proj = nn.Linear(config.hidden_size, heads * width, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_heads * width, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_heads * width, bias=config.attention_bias)
@@ -38,48 +36,10 @@ class Attention(nn.Module):
 
     def project(self, x: mx.array, rotate: Rotate) -> tuple[mx.array, mx.array, mx.array]:
         """Queries [T, heads, d], keys and values [T, kv_heads, d] of x [T, hidden]."""
-        if "qkv_proj" in self:
-            return self._project_fused(x, rotate)
         tokens = x.shape[0]
         q = rotate(self.q_norm(self.q_proj(x).reshape(tokens, -1, self._width)))
         k = rotate(self.k_norm(self.k_proj(x).reshape(tokens, -1, self._width)))
         return q, k, self.v_proj(x).reshape(tokens, -1, self._width)
-
-    def _project_fused(self, x: mx.array, rotate: Rotate) -> tuple[mx.array, mx.array, mx.array]:
-        """Everything for all heads at once: the values are normalised and turned along, and then not used."""
-        heads = self.qkv_proj(x).reshape(x.shape[0], -1, self._width)  # [T, heads + 2 kv_heads, d]
-        turned = rotate(mx.fast.rms_norm(heads, None, self._eps) * self.head_norms)
-        values = self._heads + self._kv_heads
-        return turned[:, : self._heads], turned[:, self._heads : values], heads[:, values:]
-
-    def fuse(self) -> None:
-        """One matrix for queries, keys and values, if all three are plain: `Backend.fused_projections`."""
-        if not _fuse(self, ("q_proj", "k_proj", "v_proj"), "qkv_proj"):
-            return
-        norms = [mx.broadcast_to(self.q_norm.weight, (self._heads, self._width))]
-        norms += [mx.broadcast_to(self.k_norm.weight, (self._kv_heads, self._width))]
-        norms += [mx.ones((self._kv_heads, self._width), self.q_norm.weight.dtype)]
-        self.head_norms, self._eps = mx.concatenate(norms), self.q_norm.eps
-        del self["q_norm"], self["k_norm"]
-
-
-def _fuse(module: nn.Module, parts: Sequence[str], name: str) -> bool:
-    """Join linear layers of one input into a layer of a new name; False where one isn't plain (quantised)."""
-    if any(type(module[part]) is not nn.Linear for part in parts):
-        return False
-    layers = [module.pop(part) for part in parts]
-    joined = nn.Linear(1, 1, bias="bias" in layers[0])
-    for key in joined:
-        joined[key] = mx.concatenate([layer[key] for layer in layers])
-    module[name] = joined
-    return True
-
-
-def _add_product(x: mx.array, layer: nn.Module, y: mx.array) -> mx.array:
-    """x + layer(y), as one operation where the layer is a plain matrix."""
-    if type(layer) is nn.Linear and "bias" not in layer:
-        return mx.addmm(x, y, layer.weight.T)
-    return x + layer(y)
 
 
 class MLP(nn.Module):
@@ -89,17 +49,8 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def add_to(self, residual: mx.array, x: mx.array) -> mx.array:
-        """residual + the MLP of x, both [T, hidden]."""
-        if "gate_up_proj" in self:
-            gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
-        else:
-            gate, up = self.gate_proj(x), self.up_proj(x)
-        return _add_product(residual, self.down_proj, nn.silu(gate) * up)
-
-    def fuse(self) -> None:
-        """One matrix for gate and up, if both are plain: `Backend.fused_projections`."""
-        _fuse(self, ("gate_proj", "up_proj"), "gate_up_proj")
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DecoderLayer(nn.Module):
@@ -110,30 +61,15 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self._compiled: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
     def __call__(self, x: mx.array, rotate: Rotate, attention: AttentionPass) -> mx.array:
-        return self._after(x, attention.attend(self._layer, *self._before(x, rotate)))
+        q, k, v = self.self_attn.project(self.input_layernorm(x), rotate)
+        x = x + self.self_attn.o_proj(attention.attend(self._layer, q, k, v))
+        return x + self.mlp(self.post_attention_layernorm(x))
 
-    def compiled_step(
-        self, x: mx.array, rope: TextRope, positions: mx.array, attention: AttentionPass
-    ) -> mx.array:
-        """The same for one token of each of n pages at `positions` [n], compiled on both sides of attention.
-
-        The weights are constants to the compiler: they must be loaded before.
-        """
-        if self._compiled is None:
-            before = mx.compile(lambda x, positions: self._before(x, rope.step_rotation(positions)))
-            self._compiled = before, mx.compile(self._after)
-        before, after = self._compiled
-        return after(x, attention.attend(self._layer, *before(x, positions)))
-
-    def _before(self, x: mx.array, rotate: Rotate) -> tuple[mx.array, mx.array, mx.array]:
-        return self.self_attn.project(self.input_layernorm(x), rotate)
-
-    def _after(self, x: mx.array, attended: mx.array) -> mx.array:
-        x = _add_product(x, self.self_attn.o_proj, attended)
-        return self.mlp.add_to(x, self.post_attention_layernorm(x))
+    def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
+        """The same for one token of each of n pages."""
+        return self(x, rotation, attention)
 
 
 @dataclass(frozen=True)
@@ -210,16 +146,10 @@ class Qwen3VL(nn.Module):
         return sum(array.nbytes for array in dict(tree_flatten(self.parameters())).values())
 
     def fuse(self) -> None:
-        """Join matrices that share an input, where this backend wants it; once, when the weights are loaded.
-
-        Quantised ones stay as they are: their parts may be quantised differently.
-        """
-        if not self._backend.fused_projections:
-            return
-        for layer in self.language_model.layers:
-            layer.self_attn.fuse()
-            layer.mlp.fuse()
-            mx.eval(layer.parameters())  # one layer at a time: only one is in memory twice
+        """Run the decoder layers in few launches, where this backend wants it and their matrices aren't
+        quantised; call it once, when the weights are loaded."""
+        if self._backend.fused_layers:
+            self.language_model.layers = fused_layers(self.language_model.layers, self._config.text)
 
     def embed_images(self, images: Images) -> VisionFeatures:
         """Encode any number of page pictures in one pass; the features are flat over all of them."""
@@ -247,14 +177,10 @@ class Qwen3VL(nn.Module):
 
     def decode(self, token_ids: mx.array, positions: Sequence[int], attention: AttentionPass) -> Decoded:
         """One more token for each of n pages: token_ids [n] at text `positions` [n]."""
-        on_device = mx.array(np.asarray(positions, dtype=np.int32))
-        rotation = self._rope.step_rotation(on_device)
+        rotation = self._rope.step_rotation(mx.array(np.asarray(positions, dtype=np.int32)))
         half = x = self.language_model.embed_tokens(token_ids)
         for index, layer in enumerate(self.language_model.layers, start=1):
-            if self._backend.compiled_steps:
-                x = layer.compiled_step(x, self._rope, on_device, attention)
-            else:
-                x = layer(x, rotation, attention)
+            x = layer.step(x, rotation, attention)
             half = x if index == self.middle else half
         return Decoded(half, self._head(x))
 

@@ -4,6 +4,7 @@ Positions are plain numpy, made once per page on the host; angles are MLX arrays
 shared by all layers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ from mlx_chandra.models.config import TextConfig, VisionConfig
 from mlx_chandra.models.inputs import Grid
 
 IntArray = NDArray[np.int32]
+Rotate = Callable[[mx.array], mx.array]  # [T, heads, head_dim] -> the same, turned by position
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,12 @@ class Shelf:
 
     def copy_row(self, row: int, source: "Shelf", source_row: int, length: int) -> None:
         """Put the first `length` entries of another shelf's (or this one's) row into a row of this one."""
-        for mine, theirs in zip(self.arrays, source.arrays, strict=True):
-            mine[row, :, :length] = theirs[source_row, :, :length]
+        # Copied out and computed first: while a piece of an array is still to be read, MLX copies the whole
+        # array instead of writing into it. (Times 1, because a piece alone is no copy.)
+        entries = [theirs[source_row, :, :length] * 1 for theirs in source.arrays]
+        mx.eval(entries)
+        for mine, copied in zip(self.arrays, entries, strict=True):
+            mine[row, :, :length] = copied
 
     def _finite(self, x: mx.array) -> mx.array:
         """What may be stored: in float16 a page can overflow, and what isn't a number would outlive it in its

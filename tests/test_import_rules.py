@@ -34,8 +34,8 @@ SIDEWAYS = {("mlx_chandra.engine.batch", "mlx_chandra.documents.image_files")}
 
 # What takes long to import is imported when first needed, so that --help answers at once.
 HEAVY = {
-    "chandra", "huggingface_hub", "jinja2", "mlx", "numpy", "openai", "PIL", "pydantic", "safetensors",
-    "tokenizers", "torch", "tqdm", "transformers",
+    "chandra", "huggingface_hub", "jinja2", "mlx", "numpy", "openai", "PIL", "pillow_heif", "pydantic",
+    "pypdfium2", "safetensors", "tokenizers", "torch", "tqdm", "transformers",
 }  # fmt: skip
 LIGHT_PARTS = {"cli", "errors", "__init__", "__main__"}
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlx_chandra.documents.discover import Folder, Page
+from mlx_chandra.documents.discover import Folder
+from mlx_chandra.documents.document import Document
 from mlx_chandra.errors import DiskFullError, MlxChandraError
 from mlx_chandra.outputs.results_csv import ResultsFile, Row, Start
 from mlx_chandra.pipeline import OVERFLOW, Settings, Snapshot, Summary, run
@@ -243,8 +244,8 @@ def test_an_error_that_concerns_every_page_ends_the_run(tmp_path: Path) -> None:
 def test_a_source_that_breaks_ends_the_run_instead_of_hanging_it(tmp_path: Path) -> None:
     names = make_pages(tmp_path, 3)
 
-    def pages() -> "list[Page]":
-        yield Page(str(tmp_path / names[0]), "", "001")
+    def pages() -> "list[Document]":
+        yield Document(str(tmp_path / names[0]), "", "001")
         raise RuntimeError("the disk was pulled out")
 
     class Source:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_chandra.documents.discover import Page
-from mlx_chandra.documents.image_files import open_page
+from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.documents.pages import Reading, pages_of
 from mlx_chandra.errors import MlxChandraError, PageError
 from mlx_chandra.outputs.results_csv import ResultsFile
 
@@ -21,12 +21,16 @@ LOOK_AROUND = 0.1  # seconds between looks at the stop signal, and between updat
 
 
 class Todo:
-    """The pages that still have to be done. Can be asked by several threads."""
+    """The pages that still have to be done. Can be asked by several threads.
 
-    def __init__(self, source: Iterable[Page], results: ResultsFile) -> None:
+    Documents are opened to find their pages when the first of these is asked for. A document that is in the
+    results by its own path isn't opened: it was read, or could not be.
+    """
+
+    def __init__(self, source: Iterable[Document], results: ResultsFile, reading: Reading) -> None:
         self.skipped = 0
         self._lock = threading.Lock()
-        self._pages = self._not_done(source, results)
+        self._pages = self._not_done(source, results, reading)
         self._first = next(self._pages, None)
         self.is_empty = self._first is None
 
@@ -35,24 +39,40 @@ class Todo:
             page, self._first = self._first, None
             return page or next(self._pages, None)
 
-    def _not_done(self, source: Iterable[Page], results: ResultsFile) -> Iterator[Page]:
-        for page in source:
-            if page.path in results:
+    def _not_done(self, source: Iterable[Document], results: ResultsFile, reading: Reading) -> Iterator[Page]:
+        for document in source:
+            if document.path in results:
                 self.skipped += 1
-            else:
-                yield page
+                continue
+            for page in pages_of(document, reading):
+                if page.number is not None and page.path in results:
+                    self.skipped += 1
+                else:
+                    yield page
 
 
 class Total:
     """Counts on a thread of its own how many pages there are to do; `count` is None until it knows."""
 
-    def __init__(self, source: Iterable[Page], results: ResultsFile) -> None:
+    def __init__(self, source: Iterable[Document], results: ResultsFile, reading: Reading) -> None:
         self.count: int | None = None
-        threading.Thread(target=self._count, args=(source, results), name="count", daemon=True).start()
+        self._stopped = False
+        arguments = (source, results, reading)
+        threading.Thread(target=self._count, args=arguments, name="count", daemon=True).start()
 
-    def _count(self, source: Iterable[Page], results: ResultsFile) -> None:
+    def stop(self) -> None:
+        """Lets the counting end after the document that it is at."""
+        self._stopped = True
+
+    def _count(self, source: Iterable[Document], results: ResultsFile, reading: Reading) -> None:
+        count = 0
         with contextlib.suppress(Exception):  # trouble shows where the pages are read
-            self.count = sum(not results.was_done(page.path) for page in source)
+            for document in source:
+                if self._stopped:
+                    return
+                if not results.was_done(document.path):
+                    count += sum(not results.was_done(page.path) for page in pages_of(document, reading))
+            self.count = count
 
 
 @dataclass(frozen=True)
@@ -72,8 +92,14 @@ class Refused:
 class Feed:
     """Pages opened and prepared on worker threads, a few ahead of who takes them."""
 
-    def __init__(self, todo: Todo, prepare: "Callable[[Image], PageInputs]", workers: int) -> None:
-        self._todo, self._prepare = todo, prepare
+    def __init__(
+        self,
+        todo: Todo,
+        open_page: "Callable[[Page], Image]",
+        prepare: "Callable[[Image], PageInputs]",
+        workers: int,
+    ) -> None:
+        self._todo, self._open_page, self._prepare = todo, open_page, prepare
         self._ready: queue.Queue[Prepared | Refused | BaseException | None] = queue.Queue(workers + 2)
         self._stopped = threading.Event()
         self._working = workers
@@ -122,7 +148,7 @@ class Feed:
         if page.error is not None:
             return Refused(page, page.error)
         try:
-            return Prepared(page, self._prepare(open_page(page.path)))
+            return Prepared(page, self._prepare(self._open_page(page)))
         except PageError as error:
             return Refused(page, error)
         except MlxChandraError:

@@ -12,10 +12,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_chandra.documents.discover import Page
+from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.documents.opened import OpenDocuments
+from mlx_chandra.documents.pages import Reading
 from mlx_chandra.errors import OutputError, PageError
 from mlx_chandra.feed import LOOK_AROUND, Feed, Prepared, Refused, Todo, Total
 from mlx_chandra.outputs.results_csv import OK, ResultsFile, Row
@@ -58,11 +60,13 @@ class Settings:
         workers: Threads that open and prepare pages.
         texts: Whether each page's text gets a file of its own.
         text_dir: Top of the tree of text files; None puts them beside the images.
+        reading: How documents are read.
     """
 
     workers: int = 4
     texts: bool = True
     text_dir: str | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Observer(Protocol):
 
 
 def run(
-    source: Iterable[Page],
+    source: Iterable[Document],
     results: ResultsFile,
     open_reader: Callable[[], Reader],
     settings: Settings,
@@ -111,9 +115,10 @@ def run(
 
     Args:
         source: Can be iterated more than once; a second pass, on a thread of its own, counts the pages.
+            Each document is opened when it is its turn.
         results: Gets one row for each page, in the order in which they are finished.
         open_reader: Called once, and only when there is a page to read.
-        settings: Workers and text files.
+        settings: Workers, text files, and how documents are read.
         observer: Told how things stand about ten times a second.
         stop: When set, no new pages are begun, those in work are dropped, finished ones are kept.
 
@@ -121,14 +126,15 @@ def run(
         OutputError: The results can't be written any more (DiskFullError: for want of room).
         MlxChandraError: The reader can't be opened or gave up; what was finished by then is kept.
     """
-    todo = Todo(source, results)
+    todo = Todo(source, results, settings.reading)
     if todo.is_empty:
         return Summary(0, 0, todo.skipped, 0, 0.0, False)
     reader = open_reader()
     started = time.monotonic()
     keeper = _Keeper(results, reader.decode, settings)
-    feed = Feed(todo, reader.prepare, settings.workers)
-    total = Total(source, results)
+    documents = OpenDocuments(settings.reading)
+    feed = Feed(todo, documents.page, reader.prepare, settings.workers)
+    total = Total(source, results, settings.reading)
     reading = _Reading(reader, feed, keeper)
     warned = finished = False
     try:
@@ -141,6 +147,8 @@ def run(
                 warned = warned or _warn(keeper, observer)
     finally:
         feed.stop()
+        total.stop()
+        documents.close()
         try:
             keeper.close()
         finally:

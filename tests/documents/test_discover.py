@@ -1,4 +1,4 @@
-"""Folders and manifests become pages: which ones, in what order, under what names."""
+"""Folders become documents: which ones, in what order, under what names."""
 
 import inspect
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_chandra.documents.discover import Folder, Manifest, Page
+from mlx_chandra.documents.discover import Folder
 from mlx_chandra.errors import UsageError
 
 MAC = sys.platform == "darwin"  # its file systems take names in UTF-8 only
@@ -25,13 +25,10 @@ def found(root: Path) -> list[str]:
     return [os.path.relpath(page.path, root) for page in Folder.at(str(root))]
 
 
-def page_named(pages: list[Page], name: str) -> Page:
-    return next(page for page in pages if os.path.basename(page.path) == name)
-
-
 def test_all_formats_are_found_in_any_letter_case_and_nothing_else(tmp_path: Path) -> None:
-    wanted = ["a.png", "b.JPG", "c.Jpeg", "d.tif", "e.TIFF", "f.bmp", "g.WebP"]
-    touch(*(tmp_path / name for name in [*wanted, "h.pdf", "i.txt", "png", "j.png.txt", ".png"]))
+    wanted = ["a.png", "b.JPG", "c.Jpeg", "d.tif", "e.TIFF", "f.bmp", "g.WebP", "h.PDF", "i.gif"]
+    wanted += ["j.HEIC", "k.heif", "l.avif"]
+    touch(*(tmp_path / name for name in [*wanted, "m.txt", "png", "n.png.txt", ".png", "o.pdf.part"]))
     assert found(tmp_path) == wanted
 
 
@@ -195,6 +192,16 @@ def test_a_stem_that_looks_like_a_kept_extension_stays_apart(tmp_path: Path) -> 
     assert len(set(stems)) == 4
 
 
+def test_texts_of_a_documents_pages_meet_no_other_documents_text(tmp_path: Path) -> None:
+    names = ["a.pdf", "a_p0003.png", "b.pdf", "b.png", "b.pdf_p0001.png", "c_p0001.png", "d_p12.tif", "d.tif"]
+    touch(*(tmp_path / name for name in names))
+    stems = {os.path.basename(d.path): d.text_stem for d in Folder.at(str(tmp_path))}
+    assert stems == {
+        "a.pdf": "a", "a_p0003.png": "a_p0003.png", "b.pdf": "b.pdf", "b.png": "b.png",
+        "b.pdf_p0001.png": "b.pdf_p0001.png", "c_p0001.png": "c_p0001", "d_p12.tif": "d_p12", "d.tif": "d",
+    }  # fmt: skip
+
+
 def test_below_is_the_folder_seen_from_the_top(tmp_path: Path) -> None:
     touch(tmp_path / "a.png", tmp_path / "x" / "y" / "b.png")
     assert [page.below for page in Folder.at(str(tmp_path))] == ["", "x/y"]
@@ -244,86 +251,3 @@ class _Entry:
 
     def is_symlink(self) -> bool:
         return False
-
-
-def manifest_paths(file: Path, tree: bool = False) -> list[str]:
-    return [page.path for page in Manifest.at(str(file), tree)]
-
-
-def test_a_manifest_gives_its_paths_in_order_without_blank_lines_and_duplicates(tmp_path: Path) -> None:
-    touch(tmp_path / "b.png", tmp_path / "a.png")
-    lines = [
-        "b.png",
-        "",
-        "   ",
-        str(tmp_path / "a.png"),
-        "./b.png",
-        "gone.png",
-        "sub/../a.png",
-        "a.png",
-        "gone.png",
-    ]
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    names = [os.path.basename(path) for path in manifest_paths(tmp_path / "list.txt")]
-    assert names == ["b.png", "a.png", "gone.png"]
-
-
-def test_a_manifests_paths_are_looked_up_from_its_folder_first_and_then_from_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lists, here = tmp_path / "lists", tmp_path / "here"
-    touch(lists / "both.png", here / "both.png", here / "only-here.png")
-    (lists / "list.txt").write_text("both.png\nonly-here.png\nnowhere.png\n")
-    monkeypatch.chdir(here)
-    expected = [lists / "both.png", here / "only-here.png", lists / "nowhere.png"]
-    assert manifest_paths(lists / "list.txt") == [str(path) for path in expected]
-
-
-def test_a_manifest_may_have_a_mark_at_its_start_and_windows_line_ends(tmp_path: Path) -> None:
-    touch(tmp_path / "a.png", tmp_path / "b.png")
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\nb.png\r\n")
-    assert manifest_paths(tmp_path / "list.txt") == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-
-
-def test_a_manifests_names_keep_their_spaces_where_such_a_file_is(tmp_path: Path) -> None:
-    touch(tmp_path / " a.png ", tmp_path / "b.png")
-    (tmp_path / "list.txt").write_text(" a.png \n  b.png  \n")
-    assert manifest_paths(tmp_path / "list.txt") == [str(tmp_path / " a.png "), str(tmp_path / "b.png")]
-
-
-@pytest.mark.skipif(MAC, reason="file names are UTF-8 there")
-def test_a_manifest_may_name_files_whose_bytes_are_not_utf8(tmp_path: Path) -> None:
-    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
-    Path(odd).write_bytes(b"x")
-    (tmp_path / "list.txt").write_bytes(b"\xff.png\n")
-    assert manifest_paths(tmp_path / "list.txt") == [odd]
-
-
-def test_dots_behind_a_link_are_folded_as_the_file_system_does(tmp_path: Path) -> None:
-    touch(tmp_path / "far" / "a.png")
-    (tmp_path / "far" / "sub").mkdir()
-    (tmp_path / "link").symlink_to("far/sub")
-    (tmp_path / "list.txt").write_text("link/../a.png\n")
-    assert manifest_paths(tmp_path / "list.txt") == [str(tmp_path / "far" / "a.png")]
-
-
-def test_a_manifests_tree_starts_at_the_folder_that_its_pages_share(tmp_path: Path) -> None:
-    touch(tmp_path / "x" / "a.png", tmp_path / "x" / "y" / "b.png")
-    (tmp_path / "list.txt").write_text("x/a.png\nx/y/b.png\n")
-    pages = list(Manifest.at(str(tmp_path / "list.txt"), tree=True))
-    assert [page.below for page in pages] == ["", "y"]
-
-
-def test_a_text_is_named_alike_by_folder_and_by_manifest(tmp_path: Path) -> None:
-    touch(*(tmp_path / name for name in ["a.png", "a.jpg", "b.png", "c.scan"]))
-    (tmp_path / "list.txt").write_text("a.png\nb.png\nc.scan\n")
-    pages = list(Manifest.at(str(tmp_path / "list.txt")))
-    assert [page.text_stem for page in pages] == ["a.png", "b", "c.scan"]
-
-
-def test_a_manifest_that_is_missing_or_in_utf16_is_wrong_usage(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")
-    with pytest.raises(UsageError, match="UTF-16"):
-        Manifest.at(str(tmp_path / "list.txt"))
-    with pytest.raises(UsageError, match="can't be read"):
-        Manifest.at(str(tmp_path / "gone.txt"))

@@ -3,15 +3,16 @@
 import os
 import socket
 import struct
+import sys
 import threading
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, features
 
-from mlx_chandra.documents.image_files import open_page
+from mlx_chandra.documents.image_files import open_page, page_shape
 from mlx_chandra.errors import PageError
 
 
@@ -40,13 +41,49 @@ def error_of(path: Path) -> PageError:
     return caught.value
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "a.jpg", "a.jpeg", "a.webp"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "a.jpg", "a.jpeg", "a.webp", "a.gif", "a.avif"])
 def test_every_format_opens(tmp_path: Path, name: str) -> None:
-    options = {"a.jpg": {"quality": 95}, "a.jpeg": {"quality": 95}, "a.webp": {"lossless": True}}.get(
-        name, {}
-    )
+    options = {"a.webp": {"lossless": True}}.get(name, {"quality": 95} if name[2] in "ja" else {})
     path = saved(marked(64, 64), tmp_path / name, **options)
-    assert_like(open_page(path), marked(64, 64), tolerance=30 if "jp" in name else 0)
+    assert_like(open_page(path), marked(64, 64), tolerance=30 if name[2] in "ja" else 0)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_heic_picture_opens_upright(tmp_path: Path, orientation: int) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = marked(64, 48)
+    stored = image.transpose(Image.Transpose.ROTATE_90) if orientation == 6 else image
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    heic = pillow_heif.from_pillow(stored)
+    heic.save(tmp_path / "a.heic", quality=95, exif=exif.tobytes())
+    assert (tmp_path / "a.heic").read_bytes()[4:8] == b"ftyp"
+    assert_like(open_page(tmp_path / "a.heic"), image, tolerance=40)
+    assert page_shape(tmp_path / "a.heic") == (48, 64)
+
+
+def test_a_heic_picture_without_the_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 100)
+    error = error_of(tmp_path / "a.heic")
+    assert error.kind == "unreadable"
+    assert "the extra heif: pip install pillow-heif" in error.message
+
+
+def test_an_avif_picture_where_pillow_cannot_read_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.avif").write_bytes(b"\0\0\0\x1cftypavif" + b"\0" * 100)
+    monkeypatch.setattr(features, "check", lambda name: False)
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    assert "AVIF" in error_of(tmp_path / "a.avif").message
+    assert "Pillow" in error_of(tmp_path / "a.avif").message
+
+
+def test_a_pdf_with_a_pictures_name_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"%PDF-1.7 and so on")
+    assert error_of(tmp_path / "a.png").message == "it is a PDF, and its name doesn't end in .pdf"
 
 
 def test_a_cameras_jpeg_with_several_pictures_opens(tmp_path: Path) -> None:

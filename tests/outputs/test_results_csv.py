@@ -211,6 +211,26 @@ def test_rows_done_again_stand_in_their_old_places(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["r.csv"]
 
 
+def test_a_documents_error_row_goes_when_its_pages_come(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    write(path, [Row("/a.pdf", "error:locked: x", ""), Row("/b.pdf", "error:locked: x", "")])
+    write(path, [Row("/a.pdf#page=1", "ok", "1"), Row("/a.pdf#page=2", "ok", "2")], Start.RETRY)
+    assert [row[0] for row in read(path)[1:]] == ["/b.pdf", "/a.pdf#page=1", "/a.pdf#page=2"]
+    write(path, [Row("/b.pdf#page=1", "ok", "1")], Start.RESUME)
+    assert "/b.pdf" in [row[0] for row in read(path)[1:]]
+
+
+def test_a_documents_error_row_goes_also_when_the_run_is_killed_in_between(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    write(path, [Row("/a.pdf", "error:locked: x", "")])
+    killed = ResultsFile(path, Start.RETRY)
+    killed.append([Row("/a.pdf#page=1", "ok", "1")])
+    killed._lock.release()  # as the system does when the process dies
+    with ResultsFile(path, Start.RESUME) as results:
+        assert ["/a.pdf" in results, "/a.pdf#page=1" in results] == [False, True]
+    assert [row[0] for row in read(path)[1:]] == ["/a.pdf#page=1"]
+
+
 def test_rows_done_again_before_a_kill_are_merged_by_the_next_run(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     retry_table(path)

@@ -1,4 +1,4 @@
-"""`mlx-chandra ocr` and `ocr_batch.py`: read page images into a CSV and text files."""
+"""`mlx-chandra ocr` and `ocr_batch.py`: read documents and page images into a CSV and text files."""
 
 import argparse
 import contextlib
@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
+from mlx_chandra.cli import inputs
+from mlx_chandra.cli.numbers import at_least, batch_size
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.reader import ReaderFactory
-    from mlx_chandra.documents.discover import Folder, Manifest
     from mlx_chandra.outputs.results_csv import Start
     from mlx_chandra.pipeline import Summary
 
@@ -27,7 +28,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _EPILOG = """\
 Each page becomes one row of the CSV: image_path, status, ocr_text. The status is ok, error:empty (the model
 said nothing), error:truncated (--max-tokens reached) or error:repetition (it went in circles; the text so
-far is kept), or error:KIND: what was wrong with the image.
+far is kept), or error:KIND: what was wrong with the page. Page 3 of a document is called path#page=3.
 
 Exit status: 0 when every page is ok, 1 when some failed, 2 for wrong usage, 130 after Ctrl-C.
 A run that was stopped or killed goes on with --resume."""
@@ -37,24 +38,16 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Adds the command to the program's."""
     parser = commands.add_parser(
         "ocr",
-        help="read page images into a CSV and text files",
-        description="Read page images into a CSV and text files.",
+        help="read documents and page images into a CSV and text files",
+        description="Read documents and page images into a CSV and text files.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mlx-chandra {__version__}")
-    _add_pages(parser)
+    inputs.add_to(parser)
     _add_results(parser)
     _add_model(parser)
     _add_running(parser)
-
-
-def _add_pages(parser: argparse.ArgumentParser) -> None:
-    pages = parser.add_argument_group("pages").add_mutually_exclusive_group(required=True)
-    pages.add_argument(
-        "--images-dir", metavar="DIR", help="read all PNG, JPEG, TIFF, BMP and WebP files below DIR"
-    )
-    pages.add_argument("--manifest", metavar="FILE", help="read the images that FILE names, one path a line")
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +60,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     begin.add_argument("--overwrite", action="store_true", help="throw away what the CSV holds")
     results.add_argument("--retry-errors", action="store_true", help="as --resume, but do failed pages again")
     texts = results.add_mutually_exclusive_group()
-    texts.add_argument("--text-dir", metavar="DIR", help="put text files under DIR, not beside the images")
+    texts.add_argument("--text-dir", metavar="DIR", help="put text files under DIR, not beside the documents")
     texts.add_argument("--no-text", action="store_true", help="write no text files")
 
 
@@ -90,11 +83,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     prompt.add_argument("--prompt", metavar="TEXT", help="ask with words of your own")
     model.add_argument(
-        "--max-tokens", type=_at_least(1), default=8192, metavar="N", help="longest answer (default: 8192)"
+        "--max-tokens", type=at_least(1), default=8192, metavar="N", help="longest answer (default: 8192)"
     )
     model.add_argument(
         "--max-size",
-        type=_at_least(0),
+        type=at_least(0),
         default=1024,
         metavar="N",
         help="scale larger images down to N pixels on the longest side; 0: never (default: %(default)s)",
@@ -105,39 +98,17 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     running = parser.add_argument_group("running")
     running.add_argument(
         "--batch-size",
-        type=_batch_size,
+        type=batch_size,
         metavar="N",
         help="pages decoded at once, or auto: what fits the memory (default: auto)",
     )
     running.add_argument(
         "--workers",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
-        help="threads that open images (default: one a core, up to 8)",
+        help="threads that open pages (default: one a core, up to 8)",
     )
     running.add_argument("--verbose", "-v", action="store_true", help="a line for each batch of work")
-
-
-class _at_least:
-    """An argparse type: a whole number from `least` on."""
-
-    def __init__(self, least: int) -> None:
-        self._least = least
-
-    def __call__(self, text: str) -> int:
-        with contextlib.suppress(ValueError):
-            if (number := int(text)) >= self._least:
-                return number
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {self._least} on")
-
-
-def _batch_size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    with contextlib.suppress(ValueError):
-        if (number := int(text)) >= 1:
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number from 1 on")
 
 
 def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = None) -> int:
@@ -148,7 +119,8 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
     from mlx_chandra.outputs.results_csv import ResultsFile
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters about a picture is in its row
-    source = _source(arguments)
+    reading = inputs.reading_of(arguments)
+    source = inputs.source_of(arguments)
     options = ReaderOptions(
         model=arguments.model,
         dtype=arguments.dtype,
@@ -162,6 +134,7 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
         workers=arguments.workers or min(8, os.cpu_count() or 1),
         texts=not arguments.no_text,
         text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
+        reading=reading,
     )
     open_reader = reader_factory or open_engine
     with (
@@ -185,23 +158,6 @@ def _exit_status(summary: "Summary") -> int:
     if summary.stopped:
         return INTERRUPTED
     return SOME_FAILED if summary.failed else 0
-
-
-def _source(arguments: argparse.Namespace) -> "Folder | Manifest":
-    from mlx_chandra.documents.discover import SUFFIXES, Folder, Manifest
-    from mlx_chandra.errors import UsageError
-
-    source: Folder | Manifest
-    if arguments.manifest is not None:
-        source = Manifest.at(arguments.manifest, tree=arguments.text_dir is not None)
-        nothing = UsageError(f"The manifest {arguments.manifest} names no pages.", "List one path a line.")
-    else:
-        source = Folder.at(arguments.images_dir)
-        looked_for = f"Looked for {', '.join(sorted(SUFFIXES))}."
-        nothing = UsageError(f"There are no page images in {arguments.images_dir}.", looked_for)
-    if next(iter(source), None) is None:
-        raise nothing
-    return source
 
 
 def _start(arguments: argparse.Namespace) -> "Start":

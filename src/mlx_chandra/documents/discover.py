@@ -1,52 +1,30 @@
-"""Finds the pages a run is about, lazily and in a fixed order: a folder tree, or a manifest of paths.
+"""Finds the documents of a folder tree, lazily and in a fixed order.
 
-A source (`Folder` or `Manifest`) can be iterated again and again and gives the same pages as long as the disk
-stays the same. Nothing is opened here: whether a file is a picture is `image_files.open_page`'s question.
+A source (`Folder`, and `Manifest` and `Named` in the files beside) can be iterated again and again and gives
+the same documents as long as the disk stays the same. Nothing is opened here: how many pages a file has is
+`pages.pages_of`'s question.
 
 What a folder gives:
-- files whose name ends in one of `SUFFIXES`, in any letter case, in the order of their paths' bytes;
+- files whose name ends in one of `names.SUFFIXES`, in any letter case, in the order of their paths' bytes;
   macOS's `._name` shadow files are left out;
 - links: a file or folder inside the tree is read once, under its own name, and links to it are passed over; a
   link to something outside is followed, and what it leads to is read once. A link to a folder that contains
   the tree, or itself, is a loop and is passed over;
-- a broken link with a picture's name, and a folder that can't be listed, as a page with an error.
-
-A page's text is named after its stem, except where another picture of that folder has the same stem (letter
-case aside) or the name isn't a picture's: then the extension is kept. See `Page.text_stem`.
+- a broken link with a document's name, and a folder that can't be listed, as a document with an error.
 """
 
 import os
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
 
+from mlx_chandra.documents.document import Document
+from mlx_chandra.documents.names import is_document_name, leads_to_folder, stems_that_need_more, text_stem
 from mlx_chandra.errors import PageError, UsageError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-
-
-@dataclass(frozen=True)
-class Page:
-    """One page to be read.
-
-    Attributes:
-        path: The full path. Bytes that aren't UTF-8 stand in it as Python's surrogate escapes.
-        below: The page's folder seen from the top of its source, such as `letters/1998`; empty at the top.
-        text_stem: What the name of its text file starts with: `a`, or `a.png` where `a` alone isn't unique.
-        error: Set when it is already known that this page can't be read.
-    """
-
-    path: str
-    below: str
-    text_stem: str
-    error: PageError | None = None
 
 
 @dataclass(frozen=True)
 class Folder:
-    """All page images of a folder and the folders in it."""
+    """All documents of a folder and the folders in it."""
 
     root: str
 
@@ -58,89 +36,12 @@ class Folder:
         if not os.path.isdir(path):
             raise UsageError(
                 f"{path!r} is a file, not a folder.",
-                "--images-dir wants a folder; for single files, list them in a text file and use --manifest.",
+                f"--images-dir wants a folder; a file is named without it: mlx-chandra ocr {path!r} ...",
             )
         return cls(os.path.abspath(path))
 
-    def __iter__(self) -> Iterator[Page]:
-        return _Walk(self.root).pages()
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The page images named in a text file, one path a line, in its order and each once.
-
-    A relative path is looked up from the manifest's folder, then from the working directory.
-
-    Attributes:
-        file: Full path of the manifest.
-        tree: Work out each page's `below`, seen from the deepest folder that holds all of the pages. It costs
-            a pass over the manifest, so it is done only where text files go to a tree of their own.
-    """
-
-    file: str
-    tree: bool = False
-
-    @classmethod
-    def at(cls, path: str, tree: bool = False) -> "Manifest":
-        """The source for the manifest at `path`. Raises UsageError when it can't be read or isn't UTF-8."""
-        try:
-            with open(path, "rb") as file:
-                start = file.read(2)
-        except OSError as error:
-            raise UsageError(f"The manifest {path!r} can't be read: {error.strerror}.") from error
-        if start in (b"\xff\xfe", b"\xfe\xff"):
-            raise UsageError(f"The manifest {path!r} is in UTF-16.", "Save it as UTF-8, one path a line.")
-        return cls(os.path.abspath(path), tree)
-
-    def __iter__(self) -> Iterator[Page]:
-        top = _common_folder(self._paths()) if self.tree else ""
-        kept_in: dict[str, frozenset[str]] = {}
-        seen: set[str] = set()
-        for path in self._paths():
-            if path in seen:
-                continue
-            seen.add(path)
-            folder, name = os.path.split(path)
-            if folder not in kept_in:
-                kept_in[folder] = _stems_that_need_more(_picture_names(folder))
-            below = os.path.relpath(folder, top) if top else ""
-            yield Page(path, "" if below == "." else below, _text_stem(name, kept_in[folder]))
-
-    def _paths(self) -> Iterator[str]:
-        """Full paths as the manifest names them, duplicates included."""
-        home = os.path.dirname(self.file)
-        with open(self.file, "rb") as file:
-            for line in _lines(file):
-                yield _resolve(line, home)
-
-
-def _lines(file: BinaryIO) -> Iterator[str]:
-    """The manifest's lines that say something, as file names."""
-    for number, raw in enumerate(file):
-        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
-        line = line.rstrip(b"\r\n")
-        if line.strip() and b"\0" not in line:
-            yield os.fsdecode(line)
-
-
-def _resolve(line: str, home: str) -> str:
-    """The full path that a manifest's line means; the first candidate where no such file exists."""
-    candidates = [os.path.join(home, line), os.path.abspath(line)]
-    candidates += [os.path.join(home, line.strip()), os.path.abspath(line.strip())]
-    found = next((path for path in candidates if os.path.lexists(path)), candidates[0])
-    if os.pardir in found.split(os.sep):  # folded by the file system's rules: a link may stand before the ..
-        folder, name = os.path.split(found)
-        found = os.path.join(os.path.realpath(folder), name)
-    return os.path.normpath(found)
-
-
-def _common_folder(paths: Iterable[str]) -> str:
-    common = ""
-    for path in paths:
-        folder = os.path.dirname(path)
-        common = os.path.commonpath([common, folder]) if common else folder
-    return common
+    def __iter__(self) -> Iterator[Document]:
+        return _Walk(self.root).documents()
 
 
 @dataclass(frozen=True)
@@ -160,7 +61,7 @@ class _Walk:
         self._real_root = os.path.realpath(root)
         self._met: set[str] = set()  # real paths of links' targets and of all that lies outside the tree
 
-    def pages(self) -> Iterator[Page]:
+    def documents(self) -> Iterator[Document]:
         open_folders = [self._entries(_Place(self._root, self._real_root, ""))]
         while open_folders:
             entry = next(open_folders[-1], None)
@@ -171,29 +72,29 @@ class _Walk:
             else:
                 yield entry
 
-    def _entries(self, place: _Place) -> Iterator[Page | _Place]:
-        """The folder's pages and folders in the order of their paths' bytes."""
-        names: list[str] = []  # a folder's name ends in a slash, which also sorts it where its pages belong
+    def _entries(self, place: _Place) -> Iterator[Document | _Place]:
+        """The folder's documents and folders in the order of their paths' bytes."""
+        names: list[str] = []  # a folder's name ends in a slash, which also sorts it where its files belong
         links: set[str] = set()
         try:
             with os.scandir(place.path) as listing:
                 for entry in listing:
-                    name = entry.name + "/" if _leads_to_folder(entry) else entry.name
-                    if name.endswith("/") or _is_picture_name(name):
+                    name = entry.name + "/" if leads_to_folder(entry) else entry.name
+                    if name.endswith("/") or is_document_name(name):
                         names.append(name)
                         if entry.is_symlink():
                             links.add(name)
         except OSError as error:
             trouble = PageError("unreadable", f"the folder can't be listed: {error.strerror}")
-            yield Page(place.path, place.below, "", trouble)
+            yield Document(place.path, place.below, "", trouble)
             return
         names.sort(key=os.fsencode)
-        kept = _stems_that_need_more(name for name in names if not name.endswith("/"))
+        kept = stems_that_need_more(name for name in names if not name.endswith("/"))
         for name in names:
             if name.endswith("/"):
-                found: Page | _Place | None = self._folder(place, name[:-1], name in links)
+                found: Document | _Place | None = self._folder(place, name[:-1], name in links)
             else:
-                found = self._page(place, name, name in links, kept)
+                found = self._document(place, name, name in links, kept)
             if found is not None:
                 yield found
 
@@ -206,17 +107,17 @@ class _Walk:
             return None
         return _Place(path, real, os.path.join(place.below, name))
 
-    def _page(self, place: _Place, name: str, is_link: bool, kept: frozenset[str]) -> Page | None:
-        page = Page(os.path.join(place.path, name), place.below, _text_stem(name, kept))
+    def _document(self, place: _Place, name: str, is_link: bool, kept: frozenset[str]) -> Document | None:
+        document = Document(os.path.join(place.path, name), place.below, text_stem(name, kept))
         if not is_link:
             in_tree = _inside(place.real, self._real_root)  # where the walk comes once only
-            return page if in_tree or self._first_time(os.path.join(place.real, name)) else None
-        if not os.path.exists(page.path):
-            return replace(page, error=_broken_link(page.path))
-        real = os.path.realpath(page.path)
-        if _inside(real, self._real_root) and _is_picture_name(os.path.basename(real)):
+            return document if in_tree or self._first_time(os.path.join(place.real, name)) else None
+        if not os.path.exists(document.path):
+            return replace(document, error=_broken_link(document.path))
+        real = os.path.realpath(document.path)
+        if _inside(real, self._real_root) and is_document_name(os.path.basename(real)):
             return None  # it is read under its own name
-        return page if self._first_time(real) else None
+        return document if self._first_time(real) else None
 
     def _first_time(self, real: str) -> bool:
         """Whether this real path is met for the first time; notes it."""
@@ -224,13 +125,6 @@ class _Walk:
             return False
         self._met.add(real)
         return True
-
-
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # a link that leads nowhere
 
 
 def _broken_link(path: str) -> PageError:
@@ -243,44 +137,3 @@ def _broken_link(path: str) -> PageError:
 
 def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
-
-
-def _is_picture_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("._")
-
-
-def _picture_names(folder: str) -> list[str]:
-    try:
-        with os.scandir(folder) as listing:
-            return [e.name for e in listing if _is_picture_name(e.name) and not _leads_to_folder(e)]
-    except OSError:
-        return []
-
-
-def _fold(name: str) -> str:
-    """The name as a file system that ignores letter case would compare it."""
-    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
-
-
-def _stems_that_need_more(names: Iterable[str]) -> frozenset[str]:
-    """The folded stems whose pictures keep the extension in their text's name.
-
-    Those that two pictures share; and then those that would meet such a longer name: beside `a.png` and
-    `a.jpg`, whose texts start with `a.png` and `a.jpg`, the picture `a.png.tif` can't be called `a.png` too.
-    """
-    names = [_fold(name) for name in names]
-    counts = Counter(os.path.splitext(name)[0] for name in names)
-    need = {stem for stem, count in counts.items() if count > 1}
-    longer = need
-    while longer:
-        taken = {name for name in names if os.path.splitext(name)[0] in longer}
-        longer = {stem for stem in taken if stem in counts} - need
-        need |= longer
-    return frozenset(need)
-
-
-def _text_stem(name: str, need_more: frozenset[str]) -> str:
-    stem, suffix = os.path.splitext(name)
-    if suffix.lower() not in SUFFIXES or _fold(stem) in need_more:
-        return name
-    return stem

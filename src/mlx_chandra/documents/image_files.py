@@ -1,7 +1,7 @@
 """Opens one image file as an upright RGB picture, or says why it can't be read.
 
-Nothing here changes the picture's size; that is processing's business. Of a file with several frames (TIFF,
-animated PNG or WebP) the first one is read.
+Nothing here changes the picture's size; that is processing's business. Of a file with several frames the
+first one is read; the others of a TIFF or GIF are `frames.py`'s business.
 """
 
 import os
@@ -21,7 +21,8 @@ MAX_PIXELS = 178_956_970
 """The most pixels a picture may declare: an A0 sheet at 300 dpi passes (139 million), and one page stays
 below half a gigabyte in memory. Pillow itself refuses anything above it (twice its warning limit)."""
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "HEIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _NOT_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
 _ORIENTATION = 0x0112
 _PLUGINS_LOADING = threading.Lock()
@@ -32,16 +33,17 @@ def open_page(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> "Im
     """The picture in the file `path` in mode RGB, turned upright as its EXIF says, transparent parts white.
 
     Args:
-        path: A PNG, JPEG, TIFF, BMP or WebP file; its content decides, not its name.
+        path: A PNG, JPEG, TIFF, GIF, BMP, WebP, HEIC or AVIF file; its content decides, not its name.
         max_pixels: Larger pictures are refused before they are decoded.
 
     Raises:
         PageError: `missing`, `unreadable` (also for a file that breaks off: half a page is never returned) or
             `too-large`.
     """
-    with _open_regular(path) as file, _trouble():
-        image = _decode(file, max_pixels)
-        return _upright(_rgb(image), _orientation(image))
+    with open_regular(path) as file, trouble():
+        image = identified(file, max_pixels)
+        image.load()
+        return to_page(image)
 
 
 def page_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -50,14 +52,14 @@ def page_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         PageError: As `open_page`.
     """
-    with _open_regular(path) as file, _trouble():
-        image = _identified(file, MAX_PIXELS)
+    with open_regular(path) as file, trouble():
+        image = identified(file, MAX_PIXELS)
         sideways = _orientation(image) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 @contextmanager
-def _trouble() -> Iterator[None]:
+def trouble() -> Iterator[None]:
     """Turns whatever a broken file makes Pillow raise into a PageError."""
     try:
         yield
@@ -66,6 +68,8 @@ def _trouble() -> Iterator[None]:
     except MemoryError as error:
         raise PageError("too-large", "there is not enough memory to decode it") from error
     except Exception as error:  # Pillow's plugins raise almost anything on a broken file
+        if type(error).__name__ == "DecompressionBombError":  # for a frame that isn't the first
+            raise too_large("it has too many pixels") from error
         raise PageError("unreadable", f"the picture is damaged: {_reason(error)}") from error
 
 
@@ -73,7 +77,7 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a regular file; never waits on a pipe."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -95,28 +99,76 @@ def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(number, "rb")
 
 
-def _decode(file: BinaryIO, max_pixels: int) -> "Image":
-    image = _identified(file, max_pixels)
-    image.load()
-    return image
-
-
-def _identified(file: BinaryIO, max_pixels: int) -> "Image":
-    """The picture with its header read, not yet decoded."""
+def identified(file: BinaryIO, max_pixels: int) -> "Image":
+    """The picture with its header read, not yet decoded. Raises PageError, and whatever Pillow raises."""
     from PIL import Image, UnidentifiedImageError
 
+    start = file.read(12)
+    file.seek(0)
     with _PLUGINS_LOADING:  # Pillow loads its plugins at the first use, and not safely from several threads
         Image.init()
+        if _is_heif(start) and "HEIF" not in Image.OPEN:
+            _load_heif_plugin()
+        formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        image = Image.open(file, formats=_FORMATS)
+        image = Image.open(file, formats=formats)
     except UnidentifiedImageError as error:
-        raise PageError("unreadable", "it is no PNG, JPEG, TIFF, BMP or WebP picture") from error
+        raise PageError("unreadable", _unidentified(start)) from error
     except Image.DecompressionBombError as error:
-        raise PageError("too-large", f"it has more than {max_pixels:,} pixels") from error
+        raise too_large(f"it has more than {max_pixels:,} pixels") from error
+    check_size(image, max_pixels)
+    return image
+
+
+def check_size(image: "Image", max_pixels: int) -> None:
+    """Raises PageError for a picture or frame that declares too many pixels."""
     width, height = image.size
     if width * height > max_pixels:
-        raise PageError("too-large", f"it is {width} x {height}, more than {max_pixels:,} pixels")
-    return image
+        raise too_large(f"it is {width:,} x {height:,}, more than {max_pixels:,} pixels")
+
+
+def too_large(what: str) -> PageError:
+    """The error of a page that would take too much memory."""
+    return PageError("too-large", f"{what}; --max-pixels allows more")
+
+
+def allow_pixels(max_pixels: int) -> None:
+    """Lifts Pillow's own limit for the whole process where it is below this one, which then holds alone."""
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
+
+
+def to_page(image: "Image") -> "Image":
+    """A decoded picture as a page: in mode RGB, upright, white where it is transparent."""
+    return _upright(_rgb(image), _orientation(image))
+
+
+def _is_heif(start: bytes) -> bool:
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
+
+
+def _load_heif_plugin() -> None:
+    """Adds HEIC to what Pillow opens. Raises PageError where the extra isn't installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        message = "HEIC pictures need the extra heif: pip install pillow-heif"
+        raise PageError("unreadable", message) from error
+    register_heif_opener()
+
+
+def _unidentified(start: bytes) -> str:
+    """What is wrong with a file that no plugin of Pillow's knows."""
+    if start.startswith(b"%PDF-"):
+        return "it is a PDF, and its name doesn't end in .pdf"
+    if start[4:12] in (b"ftypavif", b"ftypavis"):
+        from PIL import features
+
+        if not features.check("avif"):
+            return "this build of Pillow reads no AVIF: pip install --upgrade pillow"
+    return "it is neither a PDF nor a picture in PNG, JPEG, TIFF, GIF, BMP, WebP, HEIC or AVIF"
 
 
 def _orientation(image: "Image") -> object:

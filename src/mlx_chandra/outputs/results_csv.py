@@ -8,7 +8,8 @@ Rows that are done again (`Start.RETRY`) never leave the table: the new rows go 
 `.results.csv.retry`, in the same format. When the run ends, the table is rewritten with them to a file of its
 own and renamed into place, and the journal goes. If the run was killed before that, the next one that opens
 the table does it first. So at every moment each page has exactly one row, its old one or its new one, and a
-merge that was broken off is simply done again.
+merge that was broken off is simply done again. A document that could not be opened has one row under its own
+path; when its pages are read after all, a row in the journal says, before theirs are written, that it goes.
 
 One run at a time: `.results.csv.lock` is held by flock, which the system lets go of when a process ends in
 whatever way, so a leftover lock file refuses nobody. Where the file system knows no locks, there is none.
@@ -33,11 +34,14 @@ from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_file, sync_fold
 COLUMNS = ("image_path", "status", "ocr_text")
 OK = "ok"
 
+_GONE = "gone"  # the status in the journal of a document's row that its pages' rows take the place of
+
 _HEADER = ",".join(COLUMNS).encode() + b"\r\n"
 _FIELD = rb'("[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
 _ROW = re.compile(_FIELD + b"," + _FIELD + b"," + _FIELD + rb"\r?\n")
 _ROW_INSIDE = re.compile(rb'\n"?/[^"\r\n]*,(?:ok|"?error:[^\r\n]*),')
 _LONGEST_TORN_ROW = 4 << 20  # bytes; far above any page's text
+_PAGE = re.compile(r"(.+)#page=\d+", re.DOTALL)
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -123,13 +127,22 @@ class ResultsFile:
             if shown in self._done:
                 continue
             self._done[shown] = False
+            redone.extend(self._farewell(shown))
             (redone if shown in self._again else new).extend(_encoded(shown, row.status, row.text))
-        if new:
-            self._table.append(bytes(new))
         if redone:
             if self._journal is None:
                 self._journal = _Table.create(self._journal_path)
             self._journal.append(bytes(redone))
+        if new:
+            self._table.append(bytes(new))
+
+    def _farewell(self, shown: str) -> bytes:
+        """The journal's row that ends the row of the document that this page is of, where it has one."""
+        page = _PAGE.fullmatch(shown)
+        if page is None or page[1] not in self._again or page[1] in self._done:
+            return b""
+        self._done[page[1]] = False
+        return _encoded(page[1], _GONE, "")
 
     def close(self) -> None:
         """Puts rows that were done again in their places, and lets go of the file."""
@@ -174,7 +187,7 @@ class ResultsFile:
         if _is_unfinished_start(self._journal_path):
             os.unlink(self._journal_path)
             return
-        redone = {row.image_path: row.raw for row in _rows(self._journal_path)}
+        redone = {row.image_path: row.raw_unless_gone for row in _rows(self._journal_path)}
         table = _Table.create(self._part_path)
         table.append_all(redone.get(row.image_path, row.raw) for row in _rows(self.path))
         table.close()
@@ -240,6 +253,10 @@ class _StoredRow:
     status: str
     raw: bytes
     end: int  # offset behind the row
+
+    @property
+    def raw_unless_gone(self) -> bytes:
+        return b"" if self.status == _GONE else self.raw
 
 
 def _rows(path: str) -> Iterator[_StoredRow]:

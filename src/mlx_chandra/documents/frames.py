@@ -1,0 +1,119 @@
+"""Image files with several pages: TIFF and GIF. Counts their frames, and decodes one at a time.
+
+A TIFF's frames are counted by following its chain of directories, without decoding anything: Adobe's TIFF 6.0
+specification, section 2, and the BigTIFF variant with 8-byte offsets. Frames that say that they are a smaller
+copy or a mask of another one are no pages. A chain that leads out of the file counts one frame more than can
+be read, so that what is missing gets a row that says so.
+"""
+
+import os
+import struct
+from typing import TYPE_CHECKING, BinaryIO
+
+from mlx_chandra.documents.image_files import check_size, identified, open_regular, to_page, trouble
+from mlx_chandra.errors import PageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_TIFF_STARTS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
+_SUBFILE_TYPE = 254
+_SMALLER_COPY, _MASK = 1, 4  # bits of it
+
+
+def is_tiff(start: bytes) -> bool:
+    """Whether a file that begins like this is a TIFF."""
+    return start[:4] in _TIFF_STARTS
+
+
+def is_gif(start: bytes) -> bool:
+    """Whether a file that begins like this is a GIF."""
+    return start[:6] in (b"GIF87a", b"GIF89a")
+
+
+def tiff_pages(file: BinaryIO) -> list[int]:
+    """Which frames of a TIFF, counted from 0, are pages. Empty where not even the first can be found."""
+    order, big = _TIFF_STARTS[file.read(4)]
+    pages: list[int] = []
+    seen: set[int] = set()
+    try:
+        offset = _number(file, 8 if big else 4, order, 8 if big else 4)
+        while offset and offset not in seen:
+            seen.add(offset)
+            kind, offset = _directory(file, offset, order, big)
+            if not kind & (_SMALLER_COPY | _MASK):
+                pages.append(len(seen) - 1)
+    except EOFError:
+        if len(seen) > 1:  # else the file is damaged from its start, which decoding says better
+            pages.append(len(seen) - 1)
+    return pages or list(range(len(seen)))
+
+
+def _directory(file: BinaryIO, offset: int, order: str, big: bool) -> tuple[int, int]:
+    """A directory's subfile type and the next one's offset. Raises EOFError where the file ends first."""
+    entries = _number(file, offset, order, 8 if big else 2)
+    size = 20 if big else 12
+    raw = file.read(entries * size) if entries <= 65_535 else b""
+    if len(raw) < entries * size:
+        raise EOFError
+    kind = 0
+    for place in range(0, len(raw), size):
+        tag, form = struct.unpack_from(order + "HH", raw, place)
+        if tag == _SUBFILE_TYPE:
+            value = place + (12 if big else 8)
+            kind = struct.unpack_from(order + ("H" if form == 3 else "I"), raw, value)[0]
+    after = offset + (8 if big else 2) + len(raw)
+    return kind, _number(file, after, order, 8 if big else 4)
+
+
+def _number(file: BinaryIO, offset: int, order: str, size: int) -> int:
+    file.seek(offset)
+    raw = file.read(size)
+    if len(raw) < size:
+        raise EOFError
+    number: int = struct.unpack(order + {2: "H", 4: "I", 8: "Q"}[size], raw)[0]
+    return number
+
+
+def gif_frames(file: BinaryIO, max_pixels: int) -> int:
+    """How many frames a GIF has. Raises PageError when it is damaged."""
+    with trouble():
+        return int(getattr(identified(file, max_pixels), "n_frames", 1))
+
+
+class FrameFile:
+    """A TIFF or GIF that is kept open, for its pages one after the other. From one thread at a time."""
+
+    def __init__(self, path: str | os.PathLike[str], max_pixels: int) -> None:
+        """Raises PageError as `image_files.open_page`."""
+        self._max_pixels = max_pixels
+        self._image: Image | None = None
+        self._file = open_regular(path)
+        try:
+            with trouble():
+                has_directories = is_tiff(self._file.read(4))
+                self._file.seek(0)
+                self._frames = tiff_pages(self._file) if has_directories else None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def page(self, number: int) -> "Image":
+        """Page `number`, counted from 1, as `image_files.open_page` gives one. Raises PageError."""
+        image, self._image = self._image, None  # after an error, Pillow's object is good for nothing more
+        with trouble():
+            if image is None:
+                self._file.seek(0)
+                image = identified(self._file, self._max_pixels)
+            try:
+                image.seek(number - 1 if self._frames is None else self._frames[number - 1])
+            except EOFError as error:
+                raise PageError("unreadable", "the file is damaged: this page isn't in it") from error
+            check_size(image, self._max_pixels)
+            image.load()
+            page = to_page(image)
+            self._image = image
+            return page.copy() if page is image else page
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,107 @@
+"""Which files are taken for documents by their names, and how the text files of their pages are named.
+
+A page's text is named after its file's stem, except where another document of that folder has the same stem
+(letter case aside) or the name isn't a document's: then the extension is kept. Pages of a document with
+several pages add their number: `a_p0003`.
+"""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+PAGED = frozenset({".pdf", ".tif", ".tiff", ".gif"})
+"""Endings of files that may hold several pages."""
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".heic", ".heif", ".avif"})
+"""Endings of files that hold one page, which therefore needn't be opened to count it."""
+
+SUFFIXES = PAGED | PICTURES
+
+_PAGE_STEM = re.compile(r"(.+)_p\d{4,}", re.DOTALL)
+
+
+def suffix_of(name: str) -> str:
+    """The ending of a name or path in lower case, with its dot; empty where there is none."""
+    return os.path.splitext(name)[1].lower()
+
+
+def is_document_name(name: str) -> bool:
+    """Whether a file of a folder is taken for a document; macOS's `._name` shadow files aren't."""
+    return suffix_of(name) in SUFFIXES and not name.startswith("._")
+
+
+def page_stem(text_stem: str, number: int) -> str:
+    """What the text file of one page of several is called, without its `_ocr.txt`; counted from 1."""
+    return f"{text_stem}_p{number:04}"
+
+
+def text_stem(name: str, need_more: frozenset[str]) -> str:
+    """What the names of a document's text files start with; `need_more` from `stems_that_need_more`."""
+    stem, suffix = os.path.splitext(name)
+    if suffix.lower() not in SUFFIXES or _fold(stem) in need_more:
+        return name
+    return stem
+
+
+def stems_that_need_more(names: Iterable[str]) -> frozenset[str]:
+    """The folded stems whose documents keep the extension in their texts' names.
+
+    Those that two documents share; those that look like the texts of another one's pages (`a_p0001.png`
+    beside `a.pdf`); and then those that would meet such a longer name: beside `a.png` and `a.jpg`, whose
+    texts start with `a.png` and `a.jpg`, the picture `a.png.tif` can't be called `a.png` too.
+    """
+    names = [_fold(name) for name in names]
+    counts = Counter(os.path.splitext(name)[0] for name in names)
+    need = {stem for stem, count in counts.items() if count > 1} | _like_pages(names, counts)
+    longer = need
+    while longer:
+        taken = {name for name in names if os.path.splitext(name)[0] in longer}
+        longer = {stem for stem in taken if stem in counts} - need
+        need |= longer
+    return frozenset(need)
+
+
+def _like_pages(names: list[str], stems: Iterable[str]) -> set[str]:
+    paged = [name for name in names if suffix_of(name) in PAGED]
+    if not paged:
+        return set()
+    starts = {os.path.splitext(name)[0] for name in paged}.union(paged)
+    matches = (_PAGE_STEM.fullmatch(stem) for stem in stems)
+    return {match[0] for match in matches if match is not None and match[1] in starts}
+
+
+def _fold(name: str) -> str:
+    """The name as a file system that ignores letter case would compare it."""
+    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+class FolderStems:
+    """Text stems of files that are named one by one; looks at each file's folder once."""
+
+    def __init__(self) -> None:
+        self._need_more: dict[str, frozenset[str]] = {}
+
+    def of(self, path: str) -> str:
+        """The text stem of the file at the full path, as a walk over its folder would name it."""
+        folder, name = os.path.split(path)
+        if folder not in self._need_more:
+            self._need_more[folder] = stems_that_need_more(_document_names(folder))
+        return text_stem(name, self._need_more[folder])
+
+
+def _document_names(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as listing:
+            return [e.name for e in listing if is_document_name(e.name) and not leads_to_folder(e)]
+    except OSError:
+        return []
+
+
+def leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether the entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads nowhere

@@ -1,0 +1,80 @@
+"""From documents to their pages: which ones there are, found out when it is their turn.
+
+Only a file that may hold several pages is opened for that, and by its beginning it is known which kind it is,
+whatever its name says. A file with the ending of a picture is one page without being looked at, so a list of
+pictures costs nothing here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from mlx_chandra.documents import image_files
+from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.documents.names import PICTURES, suffix_of
+from mlx_chandra.documents.selection import PageSelection
+from mlx_chandra.errors import PageError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How documents are read.
+
+    Attributes:
+        pages: Which pages of each document that has several, or is a PDF.
+        password: What opens locked PDFs.
+        max_pixels: Pictures, frames and PDF pages with more pixels are refused before they are decoded.
+    """
+
+    pages: PageSelection = field(default_factory=PageSelection)
+    password: str | None = None
+    max_pixels: int = image_files.MAX_PIXELS
+
+
+def pages_of(document: Document, reading: Reading) -> Iterator[Page]:
+    """The pages of a document that are to be read, in its order.
+
+    A picture by itself is one page without a number; so is an image file with one frame. A PDF's pages have
+    numbers always. A document that can't be opened, or has none of the pages, is one page with the error.
+    """
+    if document.error is not None:
+        yield Page(document, error=document.error)
+        return
+    try:
+        count = None if suffix_of(document.path) in PICTURES else _count(document.path, reading)
+    except PageError as error:
+        yield Page(document, error=error)
+        return
+    if count is None:
+        yield Page(document)
+        return
+    nothing = True
+    for number in reading.pages.of(count):
+        nothing = False
+        yield Page(document, number)
+    if nothing:
+        has = "1 page" if count == 1 else f"{count:,} pages"
+        yield Page(document, error=PageError("no-pages", f"it has {has}, none of those that were asked for"))
+
+
+def _count(path: str, reading: Reading) -> int | None:
+    """How many pages a file has; None for a picture by itself. Raises PageError."""
+    from mlx_chandra.documents import frames, pdf
+
+    with image_files.open_regular(path) as file:
+        start = _beginning(file)
+        if pdf.is_pdf(start):
+            return pdf.page_count(file, reading.password)
+        if frames.is_tiff(start):
+            found = frames.tiff_pages(file)
+            return None if found in ([], [0]) else len(found)
+        if frames.is_gif(start):
+            count = frames.gif_frames(file, reading.max_pixels)
+            return None if count == 1 else count
+    return None
+
+
+def _beginning(file: BinaryIO) -> bytes:
+    start = file.read(1024)  # a PDF may begin anywhere in it
+    file.seek(0)
+    return start

@@ -1,0 +1,168 @@
+"""PDF files through PDFium: how many pages, and one page at a time as a picture.
+
+PDFium may be called from one thread at a time only, in the whole process. So every call of it is made here,
+and under one lock, which also stands at the program's end: whoever waits for it then never gets it, and no
+thread is in the library when it is taken down. PDFium objects are closed by hand and never left to Python's
+garbage collector, which would do that at any time and on any thread.
+
+The resolution is that of the authors' own client (`chandra.input.load_pdf_images`): 192 dpi, and more where
+the shorter side would have less than 1024 pixels. Annotations and form fields are drawn.
+"""
+
+import atexit
+import ctypes
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mlx_chandra.documents.image_files import open_regular, too_large
+from mlx_chandra.errors import PageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DPI = 192
+SHORT_SIDE = 1024  # pixels, at least
+_POINTS_PER_INCH = 72
+_SEARCHED = 1024  # bytes at a file's start in which a PDF may begin
+
+_PDFIUM = threading.Lock()
+
+
+def is_pdf(start: bytes) -> bool:
+    """Whether a file that begins with these bytes is a PDF."""
+    return b"%PDF-" in start[:_SEARCHED]
+
+
+def page_count(file: BinaryIO, password: str | None = None) -> int:
+    """How many pages a PDF has, at least one. Raises PageError as `PdfFile`."""
+    with _pdfium() as pdfium:
+        opened = _Opened(pdfium, file, password)
+        try:
+            return len(opened.document)
+        finally:
+            opened.close()
+
+
+class PdfFile:
+    """A PDF that is kept open, for its pages one after the other. Can be used by several threads.
+
+    Raises:
+        PageError: `locked` (a password is needed, or another one), `no-pages`, or `unreadable` for a file
+            that is damaged or can't be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], password: str | None, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._file = open_regular(path)
+        try:
+            with _pdfium() as pdfium:
+                self._opened = _Opened(pdfium, self._file, password)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def page(self, number: int) -> "Image":
+        """Page `number`, counted from 1, as an RGB picture. Raises PageError: `unreadable` or `too-large`."""
+        with _pdfium() as pdfium:
+            try:
+                page = self._opened.document[number - 1]
+            except pdfium.PdfiumError as error:
+                raise PageError("unreadable", "the PDF is damaged: this page can't be loaded") from error
+            with closing(page):
+                return _drawn(pdfium, page, self._max_pixels)
+
+    def close(self) -> None:
+        with _pdfium():
+            self._opened.close()
+        self._file.close()
+
+
+@contextmanager
+def _pdfium() -> Iterator[Any]:
+    """The library, for the one thread that may call it now."""
+    with _PDFIUM:
+        import pypdfium2
+
+        yield pypdfium2
+
+
+@cache
+def _end_behind_the_lock() -> None:
+    """Has the lock taken before all that the library does at the program's end.
+
+    Called when a document is open: what runs at exit runs in the reverse of the order of being registered,
+    and importing the library and opening a document both register something.
+    """
+    atexit.register(_PDFIUM.acquire)
+
+
+class _Opened:
+    """PDFium's document over a Python file. Made, used and closed under the lock."""
+
+    def __init__(self, pdfium: Any, file: BinaryIO, password: str | None) -> None:
+        raw = pdfium.raw
+        self._access = _access(raw, file)  # PDFium calls it while the document is open
+        secret = None if password is None else password.encode("utf-8", "surrogateescape") + b"\0"
+        handle = raw.FPDF_LoadCustomDocument(self._access, secret)
+        if not handle:
+            raise _refusal(raw, raw.FPDF_GetLastError(), password is not None)
+        self.document = pdfium.PdfDocument(handle)
+        _end_behind_the_lock()
+        if len(self.document) < 1:
+            self.close()
+            raise PageError("no-pages", "the PDF has no pages")
+        self.document.init_forms()
+
+    def close(self) -> None:
+        self.document.close()
+
+
+def _access(raw: Any, file: BinaryIO) -> Any:
+    """PDFium's view of a file: its length, and a function that copies a piece of it."""
+
+    def read(_: object, position: int, buffer: Any, size: int) -> int:
+        try:
+            piece = os.pread(file.fileno(), size, position)
+        except (OSError, ValueError):
+            return 0
+        ctypes.memmove(buffer, piece, len(piece))
+        return int(len(piece) == size)
+
+    access = raw.FPDF_FILEACCESS()
+    access.m_FileLen = os.fstat(file.fileno()).st_size
+    access.m_GetBlock = type(access.m_GetBlock)(read)
+    return access
+
+
+def _refusal(raw: Any, code: int, with_password: bool) -> PageError:
+    if code == raw.FPDF_ERR_PASSWORD:
+        if with_password:
+            return PageError("locked", "the PDF is locked, and the password given doesn't open it")
+        return PageError("locked", "the PDF is locked with a password; --password takes it")
+    if code == raw.FPDF_ERR_SECURITY:
+        return PageError("locked", "the PDF is locked in a way that can't be opened here")
+    return PageError("unreadable", "the PDF is damaged")
+
+
+def _drawn(pdfium: Any, page: Any, max_pixels: int) -> "Image":
+    width, height = page.get_size()  # points, as the page stands upright
+    if min(width, height) <= 0:
+        raise PageError("unreadable", "the PDF is damaged: this page has no size")
+    scale = max(DPI / _POINTS_PER_INCH, SHORT_SIDE / min(width, height))
+    across, down = math.ceil(width * scale), math.ceil(height * scale)
+    if across * down > max_pixels:
+        size = f"{width / _POINTS_PER_INCH:,.1f} x {height / _POINTS_PER_INCH:,.1f} inches"
+        raise too_large(
+            f"the page of {size} would have {across:,} x {down:,}, more than {max_pixels:,} pixels"
+        )
+    for picture in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_IMAGE]):
+        across, down = picture.get_px_size()
+        if across * down > max_pixels:
+            raise too_large(f"a picture on it is {across:,} x {down:,}, more than {max_pixels:,} pixels")
+    with closing(page.render(scale=scale, may_draw_forms=True, rev_byteorder=True)) as bitmap:
+        return bitmap.to_pil()  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.program import here, make_page, process, read, statuses
-from tests.documents.pdf_files import damaged_pdf, locked_pdf, make_pdf, page_of, pdf
+from tests.documents.pdf_files import damaged_pdf, form_pdf, locked_pdf, make_pdf, page_of, pdf
 from tests.fakes import Answer, Script, text_for
 
 REDS = ("0.2 0 0", "0.4 0 0", "0.6 0 0", "0.8 0 0", "1 0 0")  # 330000, 660000, 990000, cc0000, ff0000
@@ -41,13 +41,14 @@ def test_a_mixed_folder_gives_a_row_and_a_text_for_every_page(pages: Path, tmp_p
     make_frames(pages / "d.tiff", 1)
     make_page(pages / "e.png")
     make_pdf(pages / "sub" / "a.pdf", REDS[0])
+    (pages / "xfa.pdf").write_bytes(form_pdf(xfa=True))
     (pages / "damaged.pdf").write_bytes(damaged_pdf())
     (pages / "locked.pdf").write_bytes(locked_pdf("hush"))
     (pages / "empty.pdf").write_bytes(pdf([]))
     done = process(Script(), tmp_path, "ocr", str(pages), "-o", str(tmp_path / "r.csv"), "--workers", "3")
     assert (done.returncode, done.stderr) == (1, "")
     names = ["a.pdf#page=1", "a.pdf#page=2", "a.pdf#page=3", "b.tif#page=1", "b.tif#page=2", "c.gif#page=1"]
-    names += ["c.gif#page=2", "d.tiff", "e.png", "sub/a.pdf#page=1"]
+    names += ["c.gif#page=2", "d.tiff", "e.png", "sub/a.pdf#page=1", "xfa.pdf#page=1"]
     assert found(pages) == dict.fromkeys(names, "ok") | {
         "damaged.pdf": "error:unreadable: the PDF is damaged",
         "locked.pdf": "error:locked: the PDF is locked with a password; --password takes it",
@@ -57,13 +58,14 @@ def test_a_mixed_folder_gives_a_row_and_a_text_for_every_page(pages: Path, tmp_p
     assert texts == [
         "a_p0001_ocr.txt", "a_p0002_ocr.txt", "a_p0003_ocr.txt", "b_p0001_ocr.txt", "b_p0002_ocr.txt",
         "c_p0001_ocr.txt", "c_p0002_ocr.txt", "d_ocr.txt", "e_ocr.txt", "sub/a_p0001_ocr.txt",
+        "xfa_p0001_ocr.txt",
     ]  # fmt: skip
     row = next(row for row in read(tmp_path / "r.csv") if row.path.endswith("a.pdf#page=2"))
     drawn = Image.new("RGB", (1024, 1536), "white")
     drawn.paste("#660000", (0, 0, 512, 768))
     assert row.text == text_for(drawn)
     assert (pages / "a_p0002_ocr.txt").read_text() == row.text
-    assert "10 pages ok, 3 failed" in done.stdout
+    assert "11 pages ok, 3 failed" in done.stdout
 
 
 def test_resume_and_retry_work_by_page(pages: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import make_page, process, read, start
+from tests.documents.pdf_files import make_pdf
 from tests.fakes import Answer, Script
 
 PAGES = 80
@@ -75,6 +76,25 @@ def test_a_run_killed_at_ten_random_moments_loses_nothing_and_does_nothing_twice
         assert Path(row.path).with_name(Path(row.path).stem + "_ocr.txt").read_text() == row.text
     assert sorted(os.listdir(tmp_path)) == ["pages", "r.csv", "script.json"]
     assert not list(pages.rglob(".*"))
+
+
+def test_a_run_over_one_document_that_is_killed_goes_on_with_its_next_pages(tmp_path: Path) -> None:
+    make_pdf(tmp_path / "in" / "a.pdf", *[f"{number / 40} 0 0" for number in range(40)])
+    table = tmp_path / "r.csv"
+    arguments = ["ocr", str(tmp_path / "in"), "-o", str(table), "--resume"]
+    finished = [0]
+    for _ in range(4):
+        running = start(Script(step=0.01), tmp_path, *arguments)
+        wait_for_progress(running, table, finished[-1])
+        os.kill(running.pid, signal.SIGKILL)
+        running.communicate(timeout=20)
+        finished.append(pages_read(table))
+    assert finished[0] < finished[1] < finished[-1] < 40
+    assert process(Script(slots=16), tmp_path, *arguments).returncode == 0
+    names = {f"a.pdf#page={number}" for number in range(1, 41)}
+    assert {os.path.basename(row.path) for row in read(table)} == names
+    texts_are_whole(tmp_path / "in")
+    assert len(list((tmp_path / "in").glob("a_p00??_ocr.txt"))) == 40
 
 
 @pytest.mark.parametrize("torn", [b'"/half, a', b'"/page.png",ok,"<p>half a te', b"/x.png,ok,text\r"])

@@ -49,13 +49,15 @@ def assembled(objects: dict[int, bytes], trailer: bytes = b"") -> bytes:
     return bytes(out + b"startxref\n%d\n%%%%EOF\n" % start)
 
 
-def form_pdf() -> bytes:
+def form_pdf(xfa: bool = False) -> bytes:
     """A white page whose only mark is the look of a filled form field, black, in its top left quarter."""
     field = b"<< /Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (x) /F 4 /Rect [0 150 100 300]"
     field += b" /AP << /N 101 0 R >> >>"
     look = stream(b"0 g 0 0 100 150 re f", "/Type /XObject /Subtype /Form /BBox [0 0 100 150]")
     page = page_of(content="1 g 0 0 200 300 re f", extra="/Annots [100 0 R]")
-    return pdf([page], {100: field, 101: look}, "/AcroForm << /Fields [100 0 R] >>")
+    more = "/XFA 102 0 R" if xfa else ""
+    objects = {100: field, 101: look, 102: stream(b"<xdp:xdp/>")}
+    return pdf([page], objects, f"/AcroForm << /Fields [100 0 R] {more} >>")
 
 
 def picture_pdf(width: int, height: int) -> bytes:

@@ -90,7 +90,8 @@ def test_what_lies_outside_the_crop_box_is_not_drawn(tmp_path: Path) -> None:
 
 
 def test_form_fields_are_drawn(tmp_path: Path) -> None:
-    assert quarters(page(written(tmp_path, form_pdf()))) == [BLACK, WHITE, WHITE, WHITE]
+    for content in (form_pdf(), form_pdf(xfa=True)):
+        assert quarters(page(written(tmp_path, content))) == [BLACK, WHITE, WHITE, WHITE]
 
 
 def test_a_locked_pdf_says_whether_a_password_is_missing_or_wrong(tmp_path: Path) -> None:
@@ -152,6 +153,19 @@ def test_a_page_with_a_huge_picture_is_refused_before_it_is_drawn(
     monkeypatch.setattr(pypdfium2.PdfPage, "render", lambda *_, **__: pytest.fail("it was drawn"))
     error = error_of(written(tmp_path, picture_pdf(60_000, 60_000)))
     assert (error.kind, "60,000 x 60,000" in error.message) == ("too-large", True)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"), [(MemoryError(), "too-large"), (pypdfium2.PdfiumError("no"), "unreadable")]
+)
+def test_a_page_that_cannot_be_drawn_is_an_error_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, kind: str
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(pypdfium2.PdfPage, "render", failing)
+    assert error_of(make_pdf(tmp_path / "a.pdf", "1 0 0")).kind == kind
 
 
 def test_the_limit_on_pixels_can_be_set_for_pages(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -118,7 +119,8 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
     from mlx_chandra.cli.reader import ReaderOptions, open_engine
     from mlx_chandra.outputs.results_csv import ResultsFile
 
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters about a picture is in its row
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters about a page is in its row
+    logging.getLogger("pypdfium2").setLevel(logging.ERROR)
     reading = inputs.reading_of(arguments)
     source = inputs.source_of(arguments)
     options = ReaderOptions(

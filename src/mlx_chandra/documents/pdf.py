@@ -15,7 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -74,7 +74,12 @@ class PdfFile:
             except pdfium.PdfiumError as error:
                 raise PageError("unreadable", "the PDF is damaged: this page can't be loaded") from error
             with closing(page):
-                return _drawn(pdfium, page, self._max_pixels)
+                try:
+                    return _drawn(pdfium, page, self._max_pixels)
+                except pdfium.PdfiumError as error:
+                    raise PageError("unreadable", f"the PDF is damaged: {error}") from error
+                except MemoryError as error:
+                    raise PageError("too-large", "there is not enough memory to draw it") from error
 
     def close(self) -> None:
         with _pdfium():
@@ -116,7 +121,8 @@ class _Opened:
         if len(self.document) < 1:
             self.close()
             raise PageError("no-pages", "the PDF has no pages")
-        self.document.init_forms()
+        with suppress(pdfium.PdfiumError):  # without its form fields, a page is still worth reading
+            self.document.init_forms()
 
     def close(self) -> None:
         self.document.close()

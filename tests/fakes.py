@@ -9,48 +9,18 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
+from mlx_chandra.engine.responses import (
+    OVERFLOW,
+    FinishReason,
+    GenerationResponse,
+    GeneratorStats,
+    PromptResponse,
+)
 from mlx_chandra.errors import MlxChandraError, PageError
-
-
-class FinishReason(StrEnum):
-    STOP = "stop"
-    LENGTH = "length"
-    REPETITION = "repetition"
-    ERROR = "error"
-
-
-@dataclass(frozen=True)
-class PromptResponse:
-    uid: int
-    prompt_tokens: int
-    error: MlxChandraError | None = None
-
-
-@dataclass(frozen=True)
-class GenerationResponse:
-    uid: int
-    token: int
-    finish_reason: FinishReason | None
-    generated_tokens: int
-
-
-@dataclass(frozen=True)
-class GeneratorStats:
-    prompt_tokens: int = 0
-    prompt_time: float = 0.0
-    generation_tokens: int = 0
-    generation_time: float = 0.0
-    steps: int = 0
-    slots: int = 0
-    active_slots: int = 0
-    waiting: int = 0
-    peak_memory: int = 0
-    occupancy: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -172,12 +142,15 @@ class FakeReader:
         if done:
             del self._left[uid]
             last = responses[-1]
-            responses[-1] = GenerationResponse(uid, last.token, FinishReason(reason), last.generated_tokens)
+            error = OVERFLOW if reason == "error" else None
+            responses[-1] = replace(last, finish_reason=FinishReason(reason), error=error)
         return responses
 
     def stats(self) -> GeneratorStats:
         return GeneratorStats(
             prompt_tokens=self._prompt_tokens,
+            prompt_time=0.0,
+            generation_time=0.0,
             generation_tokens=self._tokens,
             steps=self._steps,
             slots=self.slots,

@@ -39,6 +39,10 @@ class CheckpointError(MlxChandraError):
     """A checkpoint folder is there but can't be used as it is."""
 
 
+class ModelTooLargeError(MlxChandraError):
+    """The model doesn't fit into this machine's memory."""
+
+
 class OutputError(MlxChandraError):
     """Results can't be written where they were asked for."""
 

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from mlx_chandra.processing.processor import PageInputs
 
 EMPTY, TRUNCATED, REPETITION = "error:empty", "error:truncated", "error:repetition"
-OVERFLOW = "error:overflow: the model's numbers overflowed, --dtype bfloat16 or float32 may help"
-_ENDS = {"length": TRUNCATED, "repetition": REPETITION, "error": OVERFLOW}
+_ENDS = {"length": TRUNCATED, "repetition": REPETITION}
 
 _MOST_SPARE = 16  # prepared pages that wait in the engine beyond its slots; a large page takes 25 MB
 _LARGEST_GROUP = 256  # pages that are synced to the disk together
@@ -172,11 +171,12 @@ def _warn(keeper: "_Keeper", observer: Observer) -> bool:
 
 @dataclass(frozen=True)
 class _Answered:
-    """All tokens of a page; `reason` is the engine's finish reason."""
+    """All tokens of a page; `reason` is the engine's finish reason, with `error` if it ended in one."""
 
     page: Page
     tokens: list[int]
     reason: str
+    error: PageError | None = None
 
 
 class _Reading:
@@ -223,7 +223,8 @@ class _Reading:
                 page.tokens.append(response.token)
             if response.finish_reason is not None:
                 del self._pages[response.uid]
-                self._keeper.keep(_Answered(page.page, page.tokens, str(response.finish_reason)))
+                reason = str(response.finish_reason)
+                self._keeper.keep(_Answered(page.page, page.tokens, reason, response.error))
 
 
 class _Keeper:
@@ -287,11 +288,17 @@ class _Keeper:
     def _result(self, item: _Answered | Refused) -> tuple[str, str]:
         """A page's status and text."""
         if isinstance(item, Refused):
-            return f"error:{item.error.kind}: {item.error.message}", ""
+            return _error_status(item.error), ""
         try:
             text = self._decode(item.tokens)
         except Exception as error:
             return f"error:internal: {type(error).__name__}: {error}", ""
+        if item.error is not None:
+            return _error_status(item.error), text
         if item.reason == "stop":
             return (OK, text) if text.strip() else (EMPTY, "")
         return _ENDS[item.reason], text
+
+
+def _error_status(error: PageError) -> str:
+    return f"error:{error.kind}: {error.message}"

@@ -68,7 +68,7 @@ def model_ahead(checkpoint: Path) -> Qwen3VL:
     return load_model(checkpoint, backend=ahead(current_backend()))
 
 
-def run(generator: BatchGenerator, after_step: Callable[[], None] = lambda: None) -> dict[int, list[int]]:
+def run(generator: BatchGenerator, after_step: Callable[[], object] = lambda: None) -> dict[int, list[int]]:
     """Go on until there is no work; every page's tokens by uid, books checked after every step."""
     tokens: dict[int, list[int]] = {}
     while generator.has_work:

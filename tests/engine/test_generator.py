@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from mlx_chandra.engine.generator import BatchGenerator
+from mlx_chandra.engine.passes import Passes
 from mlx_chandra.engine.responses import FinishReason, GenerationResponse
 from mlx_chandra.engine.sampler import Sampling
+from mlx_chandra.engine.work import AnswerLengths, PageInWork
 from mlx_chandra.errors import PageError
 from mlx_chandra.models import load_model
 from mlx_chandra.models.backend import DecodeAttention, current_backend
@@ -62,7 +64,7 @@ def test_compiled_steps_over_several_shelves_give_the_tokens_that_pages_have_alo
         current_backend(),
         decode_attention=DecodeAttention.GROUPED,
         decode_ahead=True,
-        shelf_rows=shelf_rows,
+        shelf_rows=(shelf_rows,),
         shared_shapes=True,
         fused_layers=True,
     )
@@ -294,6 +296,117 @@ def test_stats_count_every_token_and_page(
     assert stats.active_slots == stats.waiting == 0
     assert stats.prompt_time > 0
     assert stats.generation_time > 0
+
+
+@pytest.mark.parametrize("decode_ahead", [False, True])
+def test_pages_that_outgrow_the_planned_memory_are_sent_back_and_go_on_where_they_were(
+    checkpoint: Path, pages: list[PageInputs], decode_ahead: bool
+) -> None:
+    backend = replace(current_backend(), decode_ahead=decode_ahead, shelf_rows=(1,))
+    model = load_model(checkpoint, backend=backend)
+    expected = [alone(model, page, 330) for page in pages[:5]]
+    crowd = generator(model, 5, cache_tokens=5 * 256)  # room for five short pages, or for two longer ones
+    crowd._answers = AnswerLengths(guess=1)
+    uids = crowd.insert(pages[:5], 330)
+    active, cached = [], []
+    tokens = run(crowd, lambda: (active.append(crowd.cache.active), cached.append(crowd.cache.allocated)))
+    assert [tokens[uid] for uid in uids] == expected
+    assert active[0] == 5
+    assert min(active[: active.index(5) + 300]) <= 3
+    assert max(cached) <= 5 * 256
+    assert crowd.stats().prompt_tokens == sum(len(page.token_ids) for page in pages[:5])  # each counted once
+
+
+def test_no_more_pages_are_admitted_than_the_planned_memory_lets_grow(
+    model: Qwen3VL, pages: list[PageInputs]
+) -> None:
+    crowd = generator(model, 16, cache_tokens=8 * 1280)
+    crowd.insert(pages[:16], 20)
+    crowd.next()
+    assert crowd.cache.active == 8  # with answers of 1,024 tokens, one shelf is all that fits
+    assert (crowd.slots, crowd.waiting) == (16, 8)
+    crowd.close()
+
+
+class Shortage:
+    """Lets the device run out of memory in some of the passes."""
+
+    def __init__(self, failing: Callable[[int], bool]) -> None:
+        self.failing, self.passes = failing, 0
+
+    def around(self, method: Callable[..., object]) -> Callable[..., object]:
+        def shorthanded(*arguments: object) -> object:
+            self.passes += 1
+            result = method(*arguments)
+            if self.failing(self.passes):
+                raise RuntimeError("[malloc_or_wait] Unable to allocate 402653184 bytes.")
+            return result
+
+        return shorthanded
+
+
+@pytest.mark.parametrize("decode_ahead", [False, True])
+@pytest.mark.parametrize("call", ["prefill", "step"])
+def test_a_failed_allocation_halves_the_slots_and_loses_no_page_and_no_token(
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Path,
+    pages: list[PageInputs],
+    texts_alone: list[list[int]],
+    call: str,
+    decode_ahead: bool,
+) -> None:
+    model = load_model(checkpoint, backend=replace(current_backend(), decode_ahead=decode_ahead))
+    shortage = Shortage(lambda number: number in (2, 5))
+    monkeypatch.setattr(Passes, call, shortage.around(getattr(Passes, call)))
+    crowd = generator(model, 12)
+    uids = crowd.insert(pages, LIMITS)
+    tokens = run(crowd)
+    assert [tokens[uid] for uid in uids] == texts_alone
+    assert shortage.passes > 5
+    assert (crowd.slots, crowd.stats().prompt_tokens) == (3, sum(len(page.token_ids) for page in pages))
+
+
+def test_a_page_that_does_not_even_fit_alone_ends_in_an_error_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+    model: Qwen3VL,
+    pages: list[PageInputs],
+    texts_alone: list[list[int]],
+) -> None:
+    original = Passes.prefill
+
+    def prefill(passes: Passes, chosen: list[PageInWork]) -> None:
+        if any(page.inputs is pages[2] for page in chosen):
+            raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008)")
+        original(passes, chosen)
+
+    monkeypatch.setattr(Passes, "prefill", prefill)
+    crowd = generator(model, 4)
+    uids = crowd.insert(pages[:6], LIMITS[:6])
+    tokens: dict[int, list[int]] = {uid: [] for uid in uids}
+    errors = {}
+    while crowd.has_work:
+        prompts, responses = crowd.next()
+        errors.update({prompt.uid: prompt.error for prompt in prompts if prompt.error})
+        for response in responses:
+            tokens[response.uid].append(response.token)
+    assert list(errors) == [uids[2]]
+    assert isinstance(errors[uids[2]], PageError)
+    assert errors[uids[2]].kind == "out-of-memory"
+    for place in (0, 1, 3, 4, 5):
+        assert tokens[uids[place]] == texts_alone[place]
+
+
+def test_errors_that_have_nothing_to_do_with_memory_are_not_swallowed(
+    monkeypatch: pytest.MonkeyPatch, model: Qwen3VL, pages: list[PageInputs]
+) -> None:
+    def broken(passes: Passes, chosen: list[PageInWork]) -> None:
+        raise RuntimeError("[matmul] shapes don't fit")
+
+    monkeypatch.setattr(Passes, "prefill", broken)
+    crowd = generator(model, 4)
+    crowd.insert(pages[:2], 4)
+    with pytest.raises(RuntimeError, match="matmul"):
+        crowd.next()
 
 
 @pytest.mark.parametrize("fixture", ["model", "model_ahead"])

@@ -1,29 +1,104 @@
-"""How many pages fit, from numbers alone."""
+"""What fits into which machine, from numbers alone."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from mlx_chandra.engine.memory import Demand, device_memory, plan_slots
-from mlx_chandra.models.backend import BackendName
+from mlx_chandra.engine import memory
+from mlx_chandra.engine.memory import Demand, device_memory, plan, require_room, require_room_here
+from mlx_chandra.errors import ModelTooLargeError
+from mlx_chandra.models.backend import BackendName, current_backend
+from tests.checkpoints import CheckpointShape, write_huggingface_checkpoint
 
 GB = 1 << 30
-# Chandra 1 in bf16 with answers of up to 8,192 tokens
-CHANDRA = Demand(weights=17_500_000_000, cache_per_token=147_456, tokens_per_page=12_288)
+# Chandra 1: 8.77 billion parameters; quantised in groups of 64, half a bit more for each
+BITS_16, BITS_8, BITS_4 = (
+    Demand(weights=int(8.77e9 * bits / 8), cache_per_token=147_456) for bits in (16, 8.5, 4.5)
+)
+# what Metal recommends as a working set: two thirds of the memory, three quarters above 36 GB
+MACS = {
+    "M1, 8 GB": 5.3,
+    "M1, 16 GB": 10.7,
+    "M2, 24 GB": 16.0,
+    "M1 Max, 32 GB": 21.3,
+    "M4 Pro, 48 GB": 36.0,
+    "M1 Max, 64 GB": 48.0,
+    "M3 Max, 128 GB": 96.0,
+    "M2 Ultra, 192 GB": 144.0,
+    "M3 Ultra, 512 GB": 384.0,
+}
 
 
-def test_a_large_machine_is_used_up_to_the_most_that_helps() -> None:
-    assert plan_slots(400 * GB, CHANDRA, most=64) == 64
+@pytest.mark.parametrize(
+    ("mac", "slots"),
+    [
+        ("M1, 8 GB", (None, None, None)),
+        ("M1, 16 GB", (None, None, 8)),
+        ("M2, 24 GB", (None, 8, 19)),
+        ("M1 Max, 32 GB", (None, 21, 32)),
+        ("M4 Pro, 48 GB", (34, 56, 64)),
+        ("M1 Max, 64 GB", (63, 64, 64)),
+        ("M3 Max, 128 GB", (64, 64, 64)),
+        ("M2 Ultra, 192 GB", (64, 64, 64)),
+        ("M3 Ultra, 512 GB", (64, 64, 64)),
+    ],
+)
+def test_chandra_1_in_16_8_and_4_bits_on_macs(mac: str, slots: tuple[int | None, ...]) -> None:
+    working_set = int(MACS[mac] * GB)
+    for demand, bits, expected in zip((BITS_16, BITS_8, BITS_4), (16, 8, 4), slots, strict=True):
+        if expected is None:
+            with pytest.raises(ModelTooLargeError):
+                require_room(working_set, demand, bits, "chandra")
+            continue
+        require_room(working_set, demand, bits, "chandra")
+        planned = plan(working_set, demand, most=64)
+        assert planned.slots == expected
+        taken = demand.weights + planned.cache_tokens * demand.cache_per_token
+        assert taken < 0.85 * working_set  # the system and what is computed on the way have the rest
 
 
-def test_every_page_may_use_its_full_length_within_the_memory() -> None:
-    for memory in (48 * GB, 64 * GB, 96 * GB, 128 * GB):
-        slots = plan_slots(memory, CHANDRA, most=64)
-        assert slots >= 8
-        assert CHANDRA.weights + slots * CHANDRA.cache_per_token * CHANDRA.tokens_per_page < memory
+def test_a_model_that_does_not_fit_is_refused_with_what_would() -> None:
+    with pytest.raises(ModelTooLargeError) as caught:
+        require_room(int(MACS["M2, 24 GB"] * GB), BITS_16, 16, "mlx-community/chandra-bf16")
+    assert caught.value.message == (
+        "mlx-community/chandra-bf16 has 17.5 GB of weights, and this machine has 17.2 GB to compute in."
+    )
+    assert caught.value.remedy == (
+        "Of its quantised checkpoints, one with 8 bits (about 9.3 GB) or one with 4 bits (about 4.9 GB) "
+        "would fit."
+    )
 
 
-@pytest.mark.parametrize("memory", [GB, 16 * GB, 20 * GB])
-def test_one_page_is_tried_even_where_memory_is_short(memory: int) -> None:
-    assert plan_slots(memory, CHANDRA, most=64) == 1
+def test_where_no_quantisation_helps_the_memory_needed_is_said() -> None:
+    with pytest.raises(ModelTooLargeError) as caught:
+        require_room(int(MACS["M1, 8 GB"] * GB), BITS_4, 4, "chandra-4bit")
+    assert caught.value.remedy == "It needs about 7 GB to compute in."
+
+
+@pytest.mark.parametrize(("gigabytes", "fits"), [(1, True), (0.00001, False)])
+def test_a_checkpoint_is_measured_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gigabytes: float, fits: bool
+) -> None:
+    folder = write_huggingface_checkpoint(tmp_path / "small", CheckpointShape(), seed=3)
+    on_a_gpu = replace(current_backend(), name=BackendName.METAL)
+    monkeypatch.setattr(memory, "current_backend", lambda: on_a_gpu)
+    monkeypatch.setattr(memory, "device_memory", lambda name: int(gigabytes * GB))
+    if fits:
+        require_room_here(folder)
+        return
+    with pytest.raises(ModelTooLargeError, match="small has"):
+        require_room_here(folder)
+
+
+def test_one_page_is_tried_where_memory_is_short_and_may_have_a_long_answer() -> None:
+    planned = plan(16 * GB, BITS_16, most=64)
+    assert planned.slots == 1
+    assert planned.cache_tokens == 4096
+
+
+def test_no_more_slots_are_planned_than_make_the_backend_quicker() -> None:
+    assert plan(400 * GB, BITS_16, most=32).slots == 32
 
 
 def test_this_machine_has_memory_to_compute_in() -> None:

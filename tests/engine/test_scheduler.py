@@ -45,3 +45,16 @@ def test_a_removed_page_is_never_admitted() -> None:
 def test_a_pass_that_could_take_nothing_is_refused(pages: int, tokens: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Scheduler(pages, tokens)
+
+
+def test_pages_that_lost_their_slots_come_first_in_their_order() -> None:
+    queue = scheduler(1, 1)
+    queue.add_first([Waiting(7, 3), Waiting(8, 3)])
+    assert queue.uids == {0, 1, 7, 8}
+    assert queue.admit(free_slots=3) == [7, 8, 0]
+
+
+def test_prompts_are_admitted_as_long_as_they_fit_together() -> None:
+    queue = scheduler(5, 6, 7)
+    assert queue.admit(free_slots=9, fits=lambda lengths: sum(lengths) <= 11) == [0, 1]
+    assert queue.admit(free_slots=9, fits=lambda lengths: False) == []

@@ -16,10 +16,12 @@ from tests.models.parts import text_config
 
 CONFIG = text_config(layers=2, heads=4, kv_heads=2, head_dim=16)
 SHORTEST = shelf_length(1)
-CPU = replace(current_backend(), decode_attention=DecodeAttention.ROWS, prefill=PrefillForm(), shelf_rows=4)
+CPU = replace(
+    current_backend(), decode_attention=DecodeAttention.ROWS, prefill=PrefillForm(), shelf_rows=(4,)
+)
 PROMPTS = (PrefillForm(), PrefillForm((24,)), PrefillForm(block=16))
 BACKENDS = [
-    replace(CPU, decode_attention=form, prefill=form_of_prompts, shelf_rows=rows, shared_shapes=shared)
+    replace(CPU, decode_attention=form, prefill=form_of_prompts, shelf_rows=(rows,), shared_shapes=shared)
     for form, form_of_prompts, rows, shared in zip(
         DecodeAttention, PROMPTS, (1, 2, 4), (True, True, False), strict=True
     )
@@ -147,7 +149,7 @@ def shelves(cache: Cache, rows: int) -> list[list[int]]:
 
 
 def test_long_prompts_stand_on_the_first_shelf_and_short_ones_make_room_for_them() -> None:
-    cache = new_cache(slots=4, max_length=3000, backend=replace(CPU, shelf_rows=2))
+    cache = new_cache(slots=4, max_length=3000, backend=replace(CPU, shelf_rows=(2,)))
     insert(cache, {1: 20, 2: 30})
     insert(cache, {3: 900, 4: 700})
     assert_holds(cache, {1: 20, 2: 30, 3: 900, 4: 700})
@@ -157,7 +159,7 @@ def test_long_prompts_stand_on_the_first_shelf_and_short_ones_make_room_for_them
 
 
 def test_a_hole_on_the_first_shelf_is_filled_with_the_longest_page_of_each_later_one() -> None:
-    cache = new_cache(slots=6, max_length=3000, backend=replace(CPU, shelf_rows=2))
+    cache = new_cache(slots=6, max_length=3000, backend=replace(CPU, shelf_rows=(2,)))
     pages = {1: 1900, 2: 1500, 3: 1100, 4: 800, 5: 500, 6: 20}
     insert(cache, pages)
     cache.remove(1)
@@ -168,7 +170,7 @@ def test_a_hole_on_the_first_shelf_is_filled_with_the_longest_page_of_each_later
 
 
 def test_shelves_that_nobody_will_need_soon_give_their_memory_back() -> None:
-    cache = new_cache(slots=6, backend=replace(CPU, shelf_rows=2))
+    cache = new_cache(slots=6, backend=replace(CPU, shelf_rows=(2,)))
     insert(cache, dict.fromkeys(range(6), 10))
     whole = cache.nbytes
     for page in range(5):
@@ -181,7 +183,7 @@ def test_shelves_that_nobody_will_need_soon_give_their_memory_back() -> None:
 @pytest.mark.parametrize("shelf_rows", [1, 2, 3, 8])
 def test_any_order_of_coming_going_and_stepping_leaves_every_page_its_own_tokens(shelf_rows: int) -> None:
     chance = random.Random(5)
-    cache = new_cache(slots=7, max_length=900, backend=replace(CPU, shelf_rows=shelf_rows))
+    cache = new_cache(slots=7, max_length=900, backend=replace(CPU, shelf_rows=(shelf_rows,)))
     pages: dict[int, int] = {}
     for page in range(60):
         if len(pages) < 7 and chance.random() < 0.7:
@@ -202,7 +204,7 @@ def test_any_order_of_coming_going_and_stepping_leaves_every_page_its_own_tokens
 
 @pytest.mark.parametrize("shelf_rows", [16, 64])
 def test_filling_holes_copies_the_pages_that_move_and_nothing_else(shelf_rows: int) -> None:
-    cache = new_cache(slots=64, backend=replace(CPU, shelf_rows=shelf_rows))
+    cache = new_cache(slots=64, backend=replace(CPU, shelf_rows=(shelf_rows,)))
     insert(cache, dict.fromkeys(range(64), 8))
     layers = range(CONFIG.num_hidden_layers)
     for page in (1, 2, 40):
@@ -217,7 +219,7 @@ def test_filling_holes_copies_the_pages_that_move_and_nothing_else(shelf_rows: i
 
 
 def test_few_holes_are_left_and_many_are_worth_filling() -> None:
-    cache = new_cache(slots=40, backend=replace(CPU, shelf_rows=32))
+    cache = new_cache(slots=40, backend=replace(CPU, shelf_rows=(32,)))
     insert(cache, dict.fromkeys(range(40), 4))
     for number, page in enumerate([page for page in cache.pages if page is not None][:8], start=1):
         cache.remove(page)
@@ -299,7 +301,7 @@ def test_the_check_notices_arrays_that_are_wrong(broken: dict[str, object], says
     cache = new_cache()
     insert(cache, {1: 5, 2: 8})
     for name, value in broken.items():
-        setattr(cache._shelf(0), name, value)
+        setattr(cache._place(0)[0], name, value)
     with pytest.raises(AssertionError, match=says):
         cache.check()
 

@@ -60,7 +60,7 @@ def as_on_a_gpu() -> Backend:
         decode_ahead=True,
         decode_attention=DecodeAttention.GROUPED,
         prefill=PrefillForm(multiple=64),
-        shelf_rows=2,
+        shelf_rows=(2,),
         shared_shapes=True,
         fused_layers=True,
     )

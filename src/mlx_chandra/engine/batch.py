@@ -16,7 +16,8 @@ import mlx.core as mx
 from mlx_chandra.documents.image_files import open_page, page_shape
 from mlx_chandra.engine.ahead import run_ahead
 from mlx_chandra.engine.generator import BatchGenerator
-from mlx_chandra.engine.responses import OVERFLOW, FinishReason, GeneratorStats
+from mlx_chandra.engine.memory import require_room_here
+from mlx_chandra.engine.responses import FinishReason, GeneratorStats
 from mlx_chandra.engine.sampler import GREEDY, Sampling
 from mlx_chandra.errors import MlxChandraError, PageError
 from mlx_chandra.models import load_model, resolve_checkpoint
@@ -79,8 +80,10 @@ def load(name_or_path: str | Path, dtype: mx.Dtype | str | None = None) -> tuple
     Raises:
         ModelNotFoundError: There is no such checkpoint here, and it can't be downloaded.
         CheckpointError: It can't be used.
+        ModelTooLargeError: It doesn't fit into this machine's memory.
     """
     folder = resolve_checkpoint(name_or_path)
+    require_room_here(folder)
     return load_model(folder, dtype), Processor.from_folder(folder)
 
 
@@ -262,7 +265,7 @@ class _Run:
         for response in tokens:
             index = self._places[response.uid]
             if response.finish_reason is FinishReason.ERROR:
-                self._errors[index] = OVERFLOW
+                self._errors[index] = response.error
                 continue
             self._tokens[index].append(response.token)
             if response.finish_reason is not None:

@@ -1,35 +1,41 @@
 """BatchGenerator: many pages at once through one model, by continuous batching.
 
 Each call of `next()` launches one pass over the model and reads the tokens of the pass before it (where the
-backend overlaps the two): prompts while pages wait and slots are free, else a decode step of all pages in
+backend overlaps the two): prompts while pages wait and there is room, else a decode step of all pages in
 work. A page's greedy text does not depend on who its neighbours are or when they come and go.
+
+A page may lose its row: where the pages in work grow beyond the memory that was planned, the youngest one
+goes back to the front of the queue; where an allocation fails, all do, and from then on there are half as
+many slots. Its prompt and the tokens known so far are prefilled again later, and it goes on where it was.
 """
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_chandra.engine.memory import Demand, automatic_slots
+from mlx_chandra.engine.memory import Demand, Plan, plan_for_this_machine
+from mlx_chandra.engine.passes import Known, Passes
 from mlx_chandra.engine.repeats import CHECK_EVERY, is_repeating
 from mlx_chandra.engine.responses import (
+    OUT_OF_MEMORY,
+    OVERFLOW,
     FinishReason,
     GenerationResponse,
     GeneratorStats,
     PromptResponse,
 )
-from mlx_chandra.engine.sampler import GREEDY, NOT_A_TOKEN, Sampler, Sampling, sample
+from mlx_chandra.engine.sampler import GREEDY, NOT_A_TOKEN, Sampler, Sampling
 from mlx_chandra.engine.scheduler import Scheduler, Waiting
+from mlx_chandra.engine.work import AnswerLengths, PageInWork
 from mlx_chandra.errors import PageError
+from mlx_chandra.models.backend import is_out_of_memory
 from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.inputs import Page
-from mlx_chandra.models.qwen3_vl import Decoded, Qwen3VL
+from mlx_chandra.models.qwen3_vl import Qwen3VL
 
 DEFAULT_MAX_TOKENS = 8192
-_LONGEST_PROMPT = 4096  # tokens that the automatic batch size leaves room for beside the answer
 
 
 class StopTokens(Protocol):
@@ -37,31 +43,6 @@ class StopTokens(Protocol):
 
     @property
     def stop_token_ids(self) -> frozenset[int]: ...
-
-
-@dataclass(eq=False)
-class _Page:
-    """A page from insert() to its last token."""
-
-    uid: int
-    inputs: Page | None  # dropped once prefilled
-    prompt_tokens: int
-    max_tokens: int
-    sampling: Sampling
-    position: int = 0  # of the next token to be launched
-    launched: int = 0  # tokens that launched passes will give, read or not
-    tokens: list[int] = field(default_factory=list)
-    newest: "_Launch | None" = None  # the pass that gives the latest token,
-    place: int = 0  # and its place among that pass's tokens
-    done: bool = False
-
-
-@dataclass(eq=False)
-class _Launch:
-    """One pass on its way: the pages in the order of its rows, None in a hole, and their tokens [n]."""
-
-    pages: tuple[_Page | None, ...]
-    tokens: mx.array
 
 
 class BatchGenerator:
@@ -76,6 +57,7 @@ class BatchGenerator:
         completion_batch_size: Pages decoded at once, or "auto": what fits the machine.
         prefill_batch_size: Prompts in one prefill pass, at most.
         max_context: Tokens of prompt and answer together that a slot can hold; the model's limit by default.
+        cache_tokens: Tokens that the cache may hold room for; what fits the machine by default.
         stop_on_repetition: Whether a page that goes in circles is stopped (see `engine/repeats.py`).
     """
 
@@ -90,41 +72,43 @@ class BatchGenerator:
         completion_batch_size: int | str = "auto",
         prefill_batch_size: int = 8,
         max_context: int | None = None,
+        cache_tokens: int | None = None,
         stop_on_repetition: bool = True,
     ) -> None:
         self.model, self.max_tokens = model, max_tokens
         self._stop_tokens = processor.stop_token_ids | frozenset(stop_tokens or ())
-        self._sampler, self._stop_on_repetition = sampler, stop_on_repetition
-        text = model.config.text
-        self.slots = self._number_of_slots(completion_batch_size)
-        self.cache: KeyValueCache[_Page] = KeyValueCache(
-            text, self.slots, max_context or text.max_position_embeddings, model.dtype, model.backend
-        )
-        self._all_layers = range(text.num_hidden_layers)
-        self._halves = self._all_layers[: model.middle], self._all_layers[model.middle :]
+        self._stop_on_repetition = stop_on_repetition
+        plan = self._plan(completion_batch_size)
+        self.slots, self.cache_tokens = plan.slots, cache_tokens or plan.cache_tokens
+        self._max_context = max_context or model.config.text.max_position_embeddings
+        self._passes = Passes(model, sampler, self.slots, self._max_context)
         self._scheduler = Scheduler(prefill_batch_size, model.backend.prefill_tokens)
-        self._pages: dict[int, _Page] = {}  # all that are not done, by uid
-        self._launches: list[_Launch] = []  # not read yet, oldest first
-        self._half: mx.array | None = None  # of the last step; None where nothing is on its way
-        self._refused: list[PromptResponse] = []
+        self._pages: dict[int, PageInWork] = {}  # all that are not done, by uid
+        self._prompts: list[PromptResponse] = []  # to be given out by next()
+        self._tokens: list[GenerationResponse] = []
         self._uids = 0
-        self._prompt_tokens = self._generation_tokens = self._steps = 0
+        self._prompt_tokens = self._generation_tokens = 0
         self._waiting_steps = self._waiting_rows = 0  # steps while pages waited, and the rows in them
         self._prompt_time = self._generation_time = 0.0
+        self._answers = AnswerLengths()
 
-    def _number_of_slots(self, asked: int | str) -> int:
-        if isinstance(asked, int):
-            if asked < 1:
-                raise ValueError("completion_batch_size must be at least 1")
-            return asked
-        if asked != "auto":
+    def _plan(self, asked: int | str) -> Plan:
+        if isinstance(asked, int) and asked < 1:
+            raise ValueError("completion_batch_size must be at least 1")
+        if not isinstance(asked, int) and asked != "auto":
             raise ValueError(f'completion_batch_size must be a number or "auto", not {asked!r}')
         per_token = KeyValueCache.bytes_per_token(self.model.config.text, self.model.dtype)
-        return automatic_slots(Demand(self.model.nbytes, per_token, self.max_tokens + _LONGEST_PROMPT))
+        plan = plan_for_this_machine(Demand(self.model.nbytes, per_token))
+        return Plan(asked, plan.cache_tokens) if isinstance(asked, int) else plan
+
+    @property
+    def cache(self) -> KeyValueCache[PageInWork]:
+        """Keys and values of the pages in work."""
+        return self._passes.cache
 
     @property
     def has_work(self) -> bool:
-        return bool(self._pages or self._refused)
+        return bool(self._pages or self._prompts or self._tokens)
 
     @property
     def waiting(self) -> int:
@@ -161,7 +145,7 @@ class BatchGenerator:
         return [self._insert(*page) for page in zip(prompts, limits, samplings, strict=True)]
 
     def _insert(self, inputs: Page, max_tokens: int, sampling: Sampling) -> int:
-        uid, length, most = self._uids, len(inputs.token_ids), self.cache.max_length
+        uid, length, most = self._uids, len(inputs.token_ids), self._max_context
         self._uids += 1
         if length > most:
             error = PageError(
@@ -169,10 +153,10 @@ class BatchGenerator:
                 f"the page's prompt has {length} tokens, but a slot holds {most}.",
                 "Make the picture smaller (--max-size).",
             )
-            self._refused.append(PromptResponse(uid, length, error))
+            self._prompts.append(PromptResponse(uid, length, error))
             return uid
         # a token's keys and values are stored when the next one is computed, so the last needs no room
-        page = _Page(uid, inputs, length, min(max_tokens, most - length + 1), sampling)
+        page = PageInWork(uid, inputs, length, min(max_tokens, most - length + 1), sampling)
         self._pages[uid] = page
         self._scheduler.add([Waiting(uid, length)])
         return uid
@@ -187,25 +171,33 @@ class BatchGenerator:
         return True
 
     def next(self) -> tuple[list[PromptResponse], list[GenerationResponse]]:
-        """Go on by one pass: prompts as long as pages wait for free slots, else a decode step.
+        """Go on by one pass: prompts as long as pages wait and there is room, else a decode step.
 
         Returns:
             The pages that were prefilled or refused, and the tokens that became known.
         """
-        prompts, self._refused = self._refused, []
+        try:
+            self._go_on()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not self._pages:
+                raise
+            self._start_again_smaller()
+        prompts, tokens = self._prompts, self._tokens
+        self._prompts, self._tokens = [], []
+        return prompts, tokens
+
+    def _go_on(self) -> None:
         started = time.perf_counter()
-        if self.waiting and self.cache.free:
-            # The device stands still for a moment, so that the cache is updated in place (see _launch_step).
-            tokens = self._read()
-            admitted = [self._pages[uid] for uid in self._scheduler.admit(self.cache.free)]
-            prompts.extend(self._prefill(admitted))
+        if self.waiting and (admitted := self._admit()):
+            # The device stands still for a moment, so that the cache is updated in place (see Passes.step).
+            self._read()
+            self._prefill(admitted)
             self._prompt_time += time.perf_counter() - started
         else:
-            tokens = self._launch_step() if self.cache.active else self._read()
+            self._step()
             self._generation_time += time.perf_counter() - started
         if not self.model.backend.decode_ahead:
-            tokens.extend(self._read())
-        return prompts, tokens
+            self._read()
 
     def stats(self) -> GeneratorStats:
         return GeneratorStats(
@@ -213,7 +205,7 @@ class BatchGenerator:
             prompt_time=self._prompt_time,
             generation_tokens=self._generation_tokens,
             generation_time=self._generation_time,
-            steps=self._steps,
+            steps=self._passes.steps,
             slots=self.slots,
             active_slots=self.cache.active,
             waiting=self.waiting,
@@ -226,7 +218,8 @@ class BatchGenerator:
         for uid in list(self._pages):
             self.remove(uid)
         self._read()
-        self._refused.clear()
+        self._prompts.clear()
+        self._tokens.clear()
 
     def check(self) -> None:
         """Raise AssertionError if the books disagree: rows, slots, pages and launches. For tests, and when
@@ -239,143 +232,119 @@ class BatchGenerator:
                 assert self._pages.get(page.uid) is page, f"page {page.uid} is done but has a row"
                 assert length == page.prompt_tokens + page.launched - 1, f"page {page.uid} has lost a token"
         unread = sum(page.launched - len(page.tokens) for page in self._pages.values())
-        on_the_way = sum(not page.done for launch in self._launches for page in launch.pages if page)
+        on_the_way = sum(not page.done for page in self._passes.on_the_way)
         assert unread == on_the_way, f"{unread} tokens launched but {on_the_way} on the way"
 
-    def _prefill(self, pages: list[_Page]) -> list[PromptResponse]:
+    def _admit(self) -> list[PageInWork]:
+        """The pages of the next prefill pass, where slots are free and memory is left for them to grow in."""
+        growing = [self._expected(page.length, page) for page in self.cache.pages if page]
+
+        def fits(lengths: Sequence[int]) -> bool:
+            coming = [self._expected(length) for length in lengths]
+            return (not growing and len(coming) == 1) or self._fits(growing + coming)
+
+        return [self._pages[uid] for uid in self._scheduler.admit(self.cache.free, fits)]
+
+    def _expected(self, length: int, page: PageInWork | None = None) -> int:
+        """The length that a page will come to, as answers go."""
+        answered = len(page.tokens) if page else 0
+        return min(length + max(self._answers.mean - answered, 0), self._max_context)
+
+    def _fits(self, lengths: Sequence[int]) -> bool:
+        return self.cache.tokens(lengths) <= self.cache_tokens
+
+    def _make_room(self) -> None:
+        """Before a step: if it would grow the cache beyond its limit, send the youngest pages back."""
+        if not self._too_large():
+            return
+        self._read()
+        self.cache.settle(tightly=True)
+        while self._too_large() and self.cache.active > 1:
+            self._send_back([max(self._in_rows(), key=lambda page: page.uid)])
+            self.cache.settle(tightly=True)
+
+    def _too_large(self) -> bool:
+        growth = self.cache.growth
+        return growth > 0 and self.cache.allocated + growth > self.cache_tokens
+
+    def _in_rows(self) -> list[PageInWork]:
+        return [page for page in self.cache.pages if page is not None]
+
+    def _send_back(self, pages: Sequence[PageInWork]) -> None:
+        """Take pages' rows away; they are the first to get one again."""
+        for page in pages:
+            self.cache.remove(page)
+            page.lose_row()
+        self._scheduler.add_first([Waiting(page.uid, page.length) for page in pages])
+
+    def _start_again_smaller(self) -> None:
+        """After a failed allocation, which loses what was on its way: prefill all pages in work again, and
+        have half as many at once."""
+        waiting = self._scheduler.uids
+        lost = [page for page in self._pages.values() if page.uid not in waiting]
+        alone = len(lost) == 1 and self.slots == 1
+        self.slots = max(1, self.slots // 2)
+        self.cache_tokens = max(1, self.cache_tokens // 2)
+        self._passes.reset(self.slots)
+        mx.clear_cache()
+        if alone:
+            self._fail(lost[0])
+        else:
+            self._send_back(lost)
+
+    def _fail(self, page: PageInWork) -> None:
+        """Not even alone does it fit."""
+        self._finish(page)
+        if page.announced:
+            self._tokens.append(
+                GenerationResponse(page.uid, NOT_A_TOKEN, FinishReason.ERROR, len(page.tokens), OUT_OF_MEMORY)
+            )
+        else:
+            self._prompts.append(PromptResponse(page.uid, page.prompt_tokens, OUT_OF_MEMORY))
+
+    def _prefill(self, pages: list[PageInWork]) -> None:
         """Run the prompts of pages that get slots now."""
-        inputs = [page.inputs for page in pages if page.inputs is not None]
-        attention = self.cache.insert(pages, [page.prompt_tokens for page in pages])
-        logits = self.model.prefill(inputs, attention)
+        self._passes.prefill(pages)
         for page in pages:
-            if page.inputs is not None:
-                page.position = int(self.model.positions(page.inputs).max()) + 1
-            page.inputs = None
-        self._prompt_tokens += sum(page.prompt_tokens for page in pages)
-        tokens = self._choose(pages, logits)
-        mx.async_eval(tokens, *self.cache.arrays(self._all_layers))  # type: ignore[no-untyped-call]
-        self._launched(pages, tokens)
-        return [PromptResponse(page.uid, page.prompt_tokens) for page in pages]
+            if not page.announced:
+                page.announced = True
+                self._prompt_tokens += page.prompt_tokens
+                self._prompts.append(PromptResponse(page.uid, page.prompt_tokens))
 
-    def _launch_step(self) -> list[GenerationResponse]:
-        """Send off one decode step for all rows, and take the tokens of the launches before it.
-
-        Keys and values that a launched step still has to read can't be updated in place: MLX would copy the
-        cache. So a step is sent off in halves, each when the same half of the last step is done. The device
-        always has half a step to do, and no tokens are waited for while it has none.
-        """
-        before = self._settle()
+    def _step(self) -> None:
+        """One decode step of all pages in work."""
+        self._take_all(self._passes.settle())
+        if self.cache.active:
+            self._make_room()
         if not self.cache.active:
-            return before
-        pages = self.cache.pages
-        decoded = self._decode(pages)
-        tokens = self._choose(pages, decoded.logits[: len(pages)])
-        first, second = (self.cache.arrays(layers) for layers in self._halves)
-        if self._half is not None:
-            mx.eval(self._half)
-        mx.async_eval(decoded.half, *first)  # type: ignore[no-untyped-call]
-        known = self._fetch()
-        mx.async_eval(tokens, *second)  # type: ignore[no-untyped-call]
-        self._half = decoded.half
-        self._launched(pages, tokens)
-        return before + self._take_all(known)
-
-    def _settle(self) -> list[GenerationResponse]:
-        """Fill the holes in the cache where that is worth waiting for the device, or needs no waiting."""
-        if not self.cache.holes or (self._launches and not self.cache.unsettled):
-            return []
-        tokens = self._read()
-        self.cache.settle()
-        return tokens
-
-    def _decode(self, pages: Sequence[_Page | None]) -> Decoded:
-        """One decode step for all rows, not yet computed."""
-        attention = self.cache.step()
-        added = attention.rows - len(pages)
-        positions = [page.position if page else 0 for page in pages] + [0] * added
-        tokens = self._newest_tokens(pages, added)
-        for page in pages:
-            if page:
-                page.position += 1
-        self._steps += 1
+            self._read()
+            return
         if self.waiting:
             self._waiting_steps += 1
             self._waiting_rows += self.cache.active
-        return self.model.decode(tokens, positions, attention)
+        self._take_all(self._passes.step())
 
-    def _newest_tokens(self, pages: Sequence[_Page | None], added: int) -> mx.array:
-        """The latest token of every row and of `added` rows more [n], on the device: it need not have been
-        read. Rows without a page get some page's.
-        """
-        starts: dict[int, int] = {}  # where each pass's tokens begin among all of them
-        sources: list[mx.array] = []
-        places, total = [], 0
-        for page in pages:
-            if page is None:
-                places.append(0)
-                continue
-            launch = page.newest
-            assert launch is not None, "a page in a row has been prefilled"
-            if id(launch) not in starts:
-                starts[id(launch)] = total
-                sources.append(launch.tokens)
-                total += launch.tokens.size
-            places.append(starts[id(launch)] + page.place)
-        places += [0] * added
-        tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
-        tokens = tokens if places == list(range(total)) else tokens[mx.array(places)]
-        return mx.maximum(tokens, 0)  # NOT_A_TOKEN has no embedding
-
-    def _choose(self, pages: Sequence[_Page | None], logits: mx.array) -> mx.array:
-        """The next token of each row, not yet computed: [n] from logits [n, vocab]."""
-        if self._sampler is not None:
-            return self._sampler(logits).astype(mx.int32)
-        samplings = [page.sampling if page else GREEDY for page in pages]
-        return sample(logits, samplings, [page.launched if page else 0 for page in pages])
-
-    def _launched(self, pages: Sequence[_Page | None], tokens: mx.array) -> None:
-        """Note that a pass is on its way; pages that need no further one give up their rows."""
-        launch = _Launch(tuple(pages), tokens)
-        self._launches.append(launch)
-        for place, page in enumerate(pages):
-            if page is None:
-                continue
-            page.newest, page.place = launch, place
-            page.launched += 1
-            if page.launched == page.max_tokens:
-                self.cache.remove(page)
-
-    def _read(self) -> list[GenerationResponse]:
+    def _read(self) -> None:
         """Wait for all launches, and take their tokens."""
-        self._half = None
-        return self._take_all(self._fetch())
+        self._take_all(self._passes.read())
 
-    def _fetch(self) -> list[tuple[_Page, int]]:
-        """Wait for all launches: the tokens of their pages, oldest first."""
-        launches, self._launches = self._launches, []
-        return [
-            (page, token)
-            for launch in launches
-            for page, token in zip(launch.pages, np.array(launch.tokens).tolist(), strict=True)
-            if page is not None
-        ]
-
-    def _take_all(self, known: list[tuple[_Page, int]]) -> list[GenerationResponse]:
+    def _take_all(self, known: Known) -> None:
         """Take fetched tokens, but of pages that ended before them or were removed: these rows are waste."""
-        return [self._take(page, token) for page, token in known if not page.done]
+        self._tokens.extend(self._take(page, token) for page, token in known if not page.done)
 
-    def _take(self, page: _Page, token: int) -> GenerationResponse:
+    def _take(self, page: PageInWork, token: int) -> GenerationResponse:
         if token == NOT_A_TOKEN:
             self._finish(page)
-            return GenerationResponse(page.uid, token, FinishReason.ERROR, len(page.tokens))
+            return GenerationResponse(page.uid, token, FinishReason.ERROR, len(page.tokens), OVERFLOW)
         page.tokens.append(token)
         self._generation_tokens += 1
         reason = self._finish_reason(page)
         if reason is not None:
+            self._answers.add(len(page.tokens))
             self._finish(page)
         return GenerationResponse(page.uid, token, reason, len(page.tokens))
 
-    def _finish_reason(self, page: _Page) -> FinishReason | None:
+    def _finish_reason(self, page: PageInWork) -> FinishReason | None:
         count = len(page.tokens)
         if page.tokens[-1] in self._stop_tokens:
             return FinishReason.STOP
@@ -385,7 +354,7 @@ class BatchGenerator:
             return FinishReason.REPETITION
         return None
 
-    def _finish(self, page: _Page) -> None:
+    def _finish(self, page: PageInWork) -> None:
         self.cache.remove(page)
         page.done = True
         del self._pages[page.uid]

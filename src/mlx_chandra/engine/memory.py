@@ -1,28 +1,43 @@
-"""How many pages fit into this machine at once.
+"""What fits into this machine: how many pages at once, and how large their cache may grow.
 
-`plan_slots` is a pure function over numbers; `device_memory` is the one place that asks the machine for them.
+`plan` is a pure function over numbers; `device_memory` is the one place that asks the machine for them. Pages
+are admitted by what they need, and sent back when they grow beyond it (engine/generator.py), so the plan
+bounds and doesn't have to foresee how long pages are.
 """
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_chandra.errors import ModelTooLargeError
 from mlx_chandra.models.backend import BackendName, current_backend
+from mlx_chandra.models.cache import KeyValueCache
+from mlx_chandra.models.config import read_config
+from mlx_chandra.models.load import checkpoint_bytes
 
 MOST_SLOTS = {BackendName.METAL: 64, BackendName.CUDA: 128, BackendName.CPU: 32}
-FEWEST_SLOTS = 8
 _USABLE = 0.85  # of the working set: the rest is for the system and what is computed on the way
 _WORKSPACE = 2 << 30  # bytes a prefill pass of a large model needs beside weights and cache
+_TYPICAL_PAGE = 2560  # tokens: a page of about 1 megapixel with its prompt and answer
+_SMALLEST_CACHE = 4096  # tokens: one page with a long answer
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a run asks of the memory, in bytes and tokens."""
+    """What a model asks of the memory, in bytes."""
 
     weights: int
     cache_per_token: int
-    tokens_per_page: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Pages to decode at once, at most, and the tokens that their cache may hold room for."""
+
+    slots: int
+    cache_tokens: int
 
 
 def device_memory(backend: BackendName) -> int:
@@ -36,16 +51,70 @@ def device_memory(backend: BackendName) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def plan_slots(memory: int, demand: Demand, most: int) -> int:
-    """Pages to decode at once so that each may use its full length; at least 1, even where memory is
-    short."""
-    workspace = min(_WORKSPACE, memory // 8)
-    room = int(memory * _USABLE) - demand.weights - workspace
-    per_page = demand.cache_per_token * demand.tokens_per_page
-    return max(1, min(most, room // per_page))
+def plan(memory: int, demand: Demand, most: int) -> Plan:
+    """As many typical pages as fit, at most `most`; one page even where memory is short.
+
+    Args:
+        memory: Bytes that computing may take, from `device_memory`.
+        most: Slots above which the backend gets no quicker.
+    """
+    tokens = _room(memory, demand.weights) // demand.cache_per_token
+    return Plan(max(1, min(most, tokens // _TYPICAL_PAGE)), max(tokens, _SMALLEST_CACHE))
 
 
-def automatic_slots(demand: Demand) -> int:
-    """`plan_slots` for the machine that this runs on."""
+def _room(memory: int, weights: int) -> int:
+    """Bytes for the cache."""
+    return int(memory * _USABLE) - weights - min(_WORKSPACE, memory // 8)
+
+
+def plan_for_this_machine(demand: Demand) -> Plan:
     name = current_backend().name
-    return plan_slots(device_memory(name), demand, MOST_SLOTS[name])
+    return plan(device_memory(name), demand, MOST_SLOTS[name])
+
+
+def require_room_here(folder: Path) -> None:
+    """`require_room` for a checkpoint folder on this machine; a CPU has swap, and there nothing is refused.
+
+    Raises:
+        CheckpointError: The folder holds no checkpoint.
+        ModelTooLargeError: It can't run here.
+    """
+    backend = current_backend()
+    if backend.name is BackendName.CPU:
+        return
+    config = read_config(folder)
+    dtype = {"float32": mx.float32}.get(config.dtype, mx.bfloat16)
+    bits = config.quantization.bits if config.quantization else 8 * dtype.size
+    per_token = KeyValueCache.bytes_per_token(config.text, dtype)
+    demand = Demand(checkpoint_bytes(folder), per_token)
+    require_room(device_memory(backend.name), demand, bits, str(folder.name))
+
+
+def require_room(memory: int, demand: Demand, bits: int, name: str) -> None:
+    """Refuse a model that can't run in so much memory, before it is loaded.
+
+    Args:
+        bits: Per weight, as the checkpoint has them.
+        name: Of the checkpoint, for the message.
+
+    Raises:
+        ModelTooLargeError: It says what would fit.
+    """
+    cache = _SMALLEST_CACHE * demand.cache_per_token
+    if _room(memory, demand.weights) >= cache:
+        return
+    # a quantised group of 64 weights has a scale and a bias of 16 bits: half a bit a weight
+    smaller = {fewer: demand.weights * (fewer + 0.5) / (bits + 0.5 * (bits < 16)) for fewer in (8, 4)}
+    fitting = [
+        f"one with {fewer} bits (about {size / 1e9:.1f} GB)"
+        for fewer, size in smaller.items()
+        if fewer < bits and _room(memory, int(size)) >= cache
+    ]
+    whole = (demand.weights + cache) / _USABLE / (1 - 1 / 8)
+    raise ModelTooLargeError(
+        f"{name} has {demand.weights / 1e9:.1f} GB of weights, and this machine has {memory / 1e9:.1f} GB to "
+        "compute in.",
+        f"Of its quantised checkpoints, {' or '.join(fitting)} would fit."
+        if fitting
+        else f"It needs about {whole / 1e9:.0f} GB to compute in.",
+    )

@@ -6,6 +6,11 @@ from enum import StrEnum
 from mlx_chandra.errors import MlxChandraError, PageError
 
 OVERFLOW = PageError("overflow", "the model's numbers overflowed.", "Try --dtype bfloat16 or float32.")
+OUT_OF_MEMORY = PageError(
+    "out-of-memory",
+    "there is not enough memory for this page, even by itself.",
+    "Make the picture smaller (--max-size), or take a checkpoint with fewer bits.",
+)
 
 
 class FinishReason(StrEnum):
@@ -30,13 +35,14 @@ class PromptResponse:
 class GenerationResponse:
     """One new token of a page. The stop token itself is the last one, with finish_reason STOP.
 
-    With finish_reason ERROR there is no token (NOT_A_TOKEN): the page's numbers overflowed.
+    With finish_reason ERROR there is no token (NOT_A_TOKEN), and `error` says what went wrong.
     """
 
     uid: int
     token: int
     finish_reason: FinishReason | None
     generated_tokens: int
+    error: PageError | None = None
 
 
 @dataclass(frozen=True)

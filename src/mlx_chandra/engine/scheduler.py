@@ -6,13 +6,13 @@ business.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A page that has no slot yet."""
+    """A page that has no slot (yet, or any more), and the tokens that its prefill runs."""
 
     uid: int
     prompt_tokens: int
@@ -35,8 +35,17 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def uids(self) -> frozenset[int]:
+        """The pages that wait."""
+        return frozenset(page.uid for page in self._queue)
+
     def add(self, pages: Iterable[Waiting]) -> None:
         self._queue.extend(pages)
+
+    def add_first(self, pages: Sequence[Waiting]) -> None:
+        """Pages that lost their slots: before all others, in this order."""
+        self._queue.extendleft(reversed(pages))
 
     def remove(self, uid: int) -> bool:
         """Take a page out of the queue; False if it isn't there."""
@@ -45,14 +54,19 @@ class Scheduler:
         self._queue = deque(kept)
         return found
 
-    def admit(self, free_slots: int) -> list[int]:
-        """The pages of the next prefill pass, taken out of the queue; empty if none can run now."""
-        admitted: list[int] = []
-        tokens = 0
+    def admit(
+        self, free_slots: int, fits: Callable[[Sequence[int]], bool] = lambda lengths: True
+    ) -> list[int]:
+        """The pages of the next prefill pass, taken out of the queue; empty if none can run now.
+
+        Args:
+            free_slots: Pages that may come in at most.
+            fits: Whether there is memory for prompts of these lengths beside the pages in work.
+        """
+        admitted: list[Waiting] = []
         while self._queue and len(admitted) < min(free_slots, self._prefill_batch_size):
-            page = self._queue[0]
-            if admitted and tokens + page.prompt_tokens > self._prefill_tokens:
+            lengths = [page.prompt_tokens for page in (*admitted, self._queue[0])]
+            if (admitted and sum(lengths) > self._prefill_tokens) or not fits(lengths):
                 break
-            tokens += page.prompt_tokens
-            admitted.append(self._queue.popleft().uid)
-        return admitted
+            admitted.append(self._queue.popleft())
+        return [page.uid for page in admitted]

@@ -55,8 +55,9 @@ class Backend:
             with, and a cache that a launched step still reads would be copied instead of updated in place.
         decode_attention: The quickest form of decode attention there.
         prefill: The quickest form of attention within prompts and pictures.
-        shelf_rows: Rows of the cache that share a length (`models/shelves.py`). Fewer fit the pages' lengths
-            more closely, more need fewer launches.
+        shelf_rows: Rows of the cache that share a length (`models/shelves.py`), shelf by shelf; the last
+            number goes for all further ones. Fewer fit the pages' lengths more closely, more need fewer
+            launches. The longest pages stand first, where a single very long one must not cost much.
         shared_shapes: Compute steps with a few rows more than there are pages, so that few different shapes
             occur: plans and compiled functions are kept for each.
         fused_layers: Run decoder layers in few launches (`models/fused_layer.py`): where the host's work on
@@ -71,9 +72,19 @@ class Backend:
     decode_attention: DecodeAttention
     prefill: PrefillForm
     prefill_tokens: int
-    shelf_rows: int
+    shelf_rows: tuple[int, ...]
     shared_shapes: bool
     fused_layers: bool
+
+
+_OUT_OF_MEMORY = ("malloc", "unable to allocate", "insufficient memory", "out of memory", "outofmemory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether MLX failed because memory ran out: it says so in words only, other ones on each backend."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    )
 
 
 _BACKENDS = {
@@ -84,7 +95,7 @@ _BACKENDS = {
         decode_attention=DecodeAttention.MASKED,
         prefill=PrefillForm(fused_head_dims=(64, 80, 128)),
         prefill_tokens=4096,
-        shelf_rows=16,
+        shelf_rows=(2, 6, 8, 16),
         shared_shapes=True,
         fused_layers=False,
     ),
@@ -95,7 +106,7 @@ _BACKENDS = {
         decode_attention=DecodeAttention.GROUPED,
         prefill=PrefillForm(multiple=256),
         prefill_tokens=8192,
-        shelf_rows=64,
+        shelf_rows=(8, 24, 32, 64),
         shared_shapes=True,
         fused_layers=True,
     ),
@@ -106,7 +117,7 @@ _BACKENDS = {
         decode_attention=DecodeAttention.ROWS,
         prefill=PrefillForm(block=256),
         prefill_tokens=2048,
-        shelf_rows=8,
+        shelf_rows=(8, 24),
         shared_shapes=False,
         fused_layers=False,
     ),

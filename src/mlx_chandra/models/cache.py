@@ -7,8 +7,10 @@ by moving a page from each later shelf. Whoever runs the steps calls it when not
 then a hole is computed along, and what comes out of it is nobody's.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 import mlx.core as mx
@@ -17,7 +19,14 @@ import numpy as np
 from mlx_chandra.models.attention import DecodeView, decode_attention, decode_view, segment_attention
 from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import TextConfig
-from mlx_chandra.models.shelves import Shelf, StepPlaces, window_length
+from mlx_chandra.models.shelves import (
+    Shelf,
+    StepPlaces,
+    shelf_length,
+    shelf_sizes,
+    shelf_tokens,
+    window_length,
+)
 
 PageT = TypeVar("PageT")
 _ROWS_SHARED = 8  # above so many rows, their number is a multiple of it where shapes are shared
@@ -46,11 +55,8 @@ class KeyValueCache(Generic[PageT]):
     ) -> None:
         self.slots, self.max_length = slots, max_length
         self._config, self._dtype, self._backend = config, dtype, backend
-        self._rows_each = min(slots, backend.shelf_rows)
-        self._shelves = [
-            Shelf(config, min(self._rows_each, slots - first), dtype)
-            for first in range(0, slots, self._rows_each)
-        ]
+        self._shelves = [Shelf(config, rows, dtype) for rows in shelf_sizes(slots, backend.shelf_rows)]
+        self._firsts = [0, *accumulate(shelf.rows for shelf in self._shelves)]  # each shelf's first row
         self._pages: list[PageT | None] = []  # by row; None in a hole
         self._lengths: list[int] = []  # tokens in each row; 0 in a hole
 
@@ -84,6 +90,28 @@ class KeyValueCache(Generic[PageT]):
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.arrays(range(self._config.num_hidden_layers)))
 
+    def tokens(self, lengths: Sequence[int]) -> int:
+        """How many tokens the cache must hold room for when pages have these lengths."""
+        return shelf_tokens(lengths, [shelf.rows for shelf in self._shelves])
+
+    @property
+    def allocated(self) -> int:
+        """How many tokens the cache holds room for now."""
+        return sum(shelf.rows * shelf.capacity for shelf in self._shelves)
+
+    @property
+    def growth(self) -> int:
+        """For how many tokens more it would have to hold room in the next step."""
+        longest = (
+            max((self._lengths[row] for row in self._rows_on(n)), default=0)
+            for n in range(len(self._shelves))
+        )
+        needed = (shelf_length(tokens + 1) if tokens else 0 for tokens in longest)
+        return sum(
+            shelf.rows * max(0, tokens - shelf.capacity)
+            for shelf, tokens in zip(self._shelves, needed, strict=True)
+        )
+
     def arrays(self, layers: Iterable[int]) -> list[mx.array]:
         """The arrays of some layers, for evaluation together with what was computed from them."""
         shelves = [shelf for shelf in self._shelves if shelf.capacity]
@@ -105,9 +133,8 @@ class KeyValueCache(Generic[PageT]):
         for place in sorted(range(len(pages)), key=lambda place: -lengths[place]):  # none displaces another
             rows[place] = row = self._make_room(lengths[place])
             self._pages[row], self._lengths[row] = pages[place], lengths[place]
-            self._shelf(row).reserve(lengths[place])
-        targets = tuple((self._shelf(row), row % self._rows_each) for row in rows)
-        return PromptPass(targets, tuple(lengths), self._backend.prefill)
+            self._place(row)[0].reserve(lengths[place])
+        return PromptPass(tuple(map(self._place, rows)), tuple(lengths), self._backend.prefill)
 
     def step(self) -> "StepPass":
         """Make room for one more token of every page; the returned pass writes and reads it.
@@ -125,9 +152,10 @@ class KeyValueCache(Generic[PageT]):
         on_device = mx.array(np.array(lengths, np.int32))
         heads = mx.arange(self._config.num_key_value_heads)[None]
         parts = []
-        for first in range(0, rows, self._rows_each):
-            here = slice(first, first + self._rows_each)
-            parts.append(self._part(self._shelf(first), lengths[here], on_device[here], heads))
+        for shelf, first in zip(self._shelves, self._firsts, strict=False):
+            if first < rows:
+                here = slice(first, first + shelf.rows)
+                parts.append(self._part(shelf, lengths[here], on_device[here], heads))
         return StepPass(tuple(parts))
 
     def remove(self, page: PageT) -> bool:
@@ -146,18 +174,25 @@ class KeyValueCache(Generic[PageT]):
         """Whether filling the holes would make the next steps smaller by more than it costs."""
         return self.holes >= min(_ROWS_SHARED, max(1, len(self._lengths) // 2))
 
-    def settle(self) -> None:
-        """Fill the holes. Call it when nothing is computed: what is being read can't be updated in place."""
+    def settle(self, tightly: bool = False) -> None:
+        """Fill the holes. Call it when nothing is computed: what is being read can't be updated in place.
+
+        Args:
+            tightly: Give back all that no page needs, not only what is far too much.
+        """
         while self.holes:
             self._fill(self._lengths.index(0))
-        in_use = -(-len(self._lengths) // self._rows_each)
-        for shelf in self._shelves[in_use + 1 :]:  # the next one is kept, for it may be wanted again soon
-            shelf.drop()
+        in_use = self._number(len(self._lengths) - 1) + 1 if self._lengths else 0
+        for number, shelf in enumerate(self._shelves):
+            if number < in_use:
+                shelf.shrink(max(self._lengths[row] for row in self._rows_on(number)), tightly)
+            elif tightly or number > in_use:  # the next one is kept, for it may be wanted again soon
+                shelf.drop()
 
     def _fill(self, hole: int) -> None:
         """Move the longest page of each later shelf one shelf forward, then the last row into the gap."""
         last = len(self._lengths) - 1
-        for shelf in range(hole // self._rows_each + 1, last // self._rows_each + 1):
+        for shelf in range(self._number(hole) + 1, self._number(last) + 1):
             longest = max(self._rows_on(shelf), key=self._lengths.__getitem__)
             self._move(longest, hole)
             hole = longest
@@ -174,7 +209,7 @@ class KeyValueCache(Generic[PageT]):
         hole = len(self._lengths)
         self._pages.append(None)
         self._lengths.append(0)
-        for shelf in range(hole // self._rows_each - 1, -1, -1):
+        for shelf in range(self._number(hole) - 1, -1, -1):
             shortest = min(self._rows_on(shelf), key=self._lengths.__getitem__)
             if window_length(self._lengths[shortest]) >= window_length(length):
                 break
@@ -184,19 +219,24 @@ class KeyValueCache(Generic[PageT]):
 
     def _move(self, source: int, target: int) -> None:
         length = self._lengths[source]
-        shelf, from_shelf = self._shelf(target), self._shelf(source)
         if length:
+            shelf, row = self._place(target)
             shelf.reserve(length)
-            shelf.copy_row(target % self._rows_each, from_shelf, source % self._rows_each, length)
+            shelf.copy_row(row, *self._place(source), length)
         self._pages[target], self._lengths[target] = self._pages[source], length
         self._pages[source], self._lengths[source] = None, 0
 
-    def _shelf(self, row: int) -> Shelf:
-        return self._shelves[row // self._rows_each]
+    def _number(self, row: int) -> int:
+        """Which shelf a row stands on."""
+        return bisect_right(self._firsts, row) - 1
 
-    def _rows_on(self, shelf: int) -> range:
-        first = shelf * self._rows_each
-        return range(first, min(first + self._rows_each, len(self._lengths)))
+    def _place(self, row: int) -> tuple[Shelf, int]:
+        """A row's shelf, and its row there."""
+        number = self._number(row)
+        return self._shelves[number], row - self._firsts[number]
+
+    def _rows_on(self, number: int) -> range:
+        return range(self._firsts[number], min(self._firsts[number + 1], len(self._lengths)))
 
     def _part(
         self, shelf: Shelf, lengths: Sequence[int], on_device: mx.array, heads: mx.array
@@ -210,8 +250,8 @@ class KeyValueCache(Generic[PageT]):
 
     def row(self, layer: int, row: int) -> tuple[mx.array, mx.array]:
         """One row's keys and values in a layer, each [kv_heads, capacity, d]; for tests."""
-        shelf = self._shelf(row)
-        return shelf.keys[layer][row % self._rows_each], shelf.values[layer][row % self._rows_each]
+        shelf, here = self._place(row)
+        return shelf.keys[layer][here], shelf.values[layer][here]
 
     def check(self) -> None:
         """Raise AssertionError if the books don't agree with the arrays; cheap, reads no array's contents."""

@@ -105,6 +105,11 @@ def _read_weights(folder: Path, config: ModelConfig) -> Weights:
     return weights
 
 
+def checkpoint_bytes(folder: Path) -> int:
+    """Bytes of the weights as they are stored. Raises CheckpointError where there are none."""
+    return sum(path.stat().st_size for path in _weight_files(folder))
+
+
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files: those the index names where there is one, else all.
 

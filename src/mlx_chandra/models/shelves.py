@@ -5,6 +5,7 @@ window every page would be read to that length. Which page stands on which shelf
 business.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -32,6 +33,27 @@ def shelf_length(tokens: int) -> int:
 def window_length(tokens: int) -> int:
     """How far a step reads into a shelf whose longest page has so many tokens."""
     return _round_up(tokens, _SMALL_STEP) if tokens <= _SMALL_WINDOW else shelf_length(tokens)
+
+
+def shelf_sizes(slots: int, sizes: Sequence[int]) -> list[int]:
+    """The rows of each shelf for so many slots: `sizes` in order, the last one as often as needed."""
+    found: list[int] = []
+    while slots:
+        found.append(min(slots, sizes[min(len(found), len(sizes) - 1)]))
+        slots -= found[-1]
+    return found
+
+
+def shelf_tokens(lengths: Sequence[int], sizes: Sequence[int]) -> int:
+    """How many tokens shelves of so many rows hold room for when pages of these lengths stand on them."""
+    longest_first = sorted(lengths, reverse=True)
+    tokens = first = 0
+    for rows in sizes:
+        if first >= len(longest_first):
+            break
+        tokens += rows * shelf_length(longest_first[first])
+        first += rows
+    return tokens
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,17 @@ class Shelf:
                 continue
             for layer, old in enumerate(arrays):
                 arrays[layer] = mx.concatenate([old, mx.zeros(more, self._dtype)], axis=2)
+                mx.eval(arrays[layer])  # one layer at a time: only one is in memory twice
+        self.capacity = capacity
+
+    def shrink(self, tokens: int, tightly: bool) -> None:
+        """Give back what rows of `tokens` at most don't need; not `tightly`, if that is more than half."""
+        capacity = shelf_length(tokens)
+        if self.capacity <= (1 if tightly else 2) * capacity:
+            return
+        for arrays in (self.keys, self.values):
+            for layer, old in enumerate(arrays):
+                arrays[layer] = mx.contiguous(old[:, :, :capacity])
                 mx.eval(arrays[layer])  # one layer at a time: only one is in memory twice
         self.capacity = capacity
 

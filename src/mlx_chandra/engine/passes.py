@@ -1,0 +1,156 @@
+"""What is sent to the device and read back from it: prompts and decode steps over one cache.
+
+On GPUs a pass is launched before the tokens of the last one are read. Who runs next, when a page ends and
+what becomes of it is the generator's business.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_chandra.engine.sampler import GREEDY, Sampler, sample
+from mlx_chandra.engine.work import Launch, PageInWork
+from mlx_chandra.models.cache import KeyValueCache
+from mlx_chandra.models.qwen3_vl import Decoded, Qwen3VL
+
+Known = list[tuple[PageInWork, int]]  # pages and their tokens, oldest first
+
+
+class Passes:
+    """Passes of one model over the pages in its cache.
+
+    Args:
+        model: From `load`.
+        sampler: logits [n, vocab] -> tokens [n], for all pages, in place of their own `Sampling`.
+        slots: Pages in work at once, at most.
+        max_context: Tokens that one page may come to hold.
+    """
+
+    def __init__(self, model: Qwen3VL, sampler: Sampler | None, slots: int, max_context: int) -> None:
+        self._model, self._sampler, self._max_context = model, sampler, max_context
+        layers = range(model.config.text.num_hidden_layers)
+        self._all_layers, self._halves = layers, (layers[: model.middle], layers[model.middle :])
+        self.steps = 0
+        self.reset(slots)
+
+    def reset(self, slots: int) -> None:
+        """Begin anew with an empty cache; what was on its way is forgotten."""
+        model = self._model
+        self.cache: KeyValueCache[PageInWork] = KeyValueCache(
+            model.config.text, slots, self._max_context, model.dtype, model.backend
+        )
+        self._launches: list[Launch] = []  # not read yet, oldest first
+        self._half: mx.array | None = None  # of the last step; None where nothing is on its way
+
+    @property
+    def on_the_way(self) -> list[PageInWork]:
+        """The page of each token that was launched and not read."""
+        return [page for launch in self._launches for page in launch.pages if page is not None]
+
+    def prefill(self, pages: Sequence[PageInWork]) -> None:
+        """Give rows to pages and run their prompts. Call it when all launches are read."""
+        inputs = [page.to_prefill() for page in pages]
+        attention = self.cache.insert(pages, [page.length for page in pages])
+        logits = self._model.prefill(inputs, attention)
+        for page, prompt in zip(pages, inputs, strict=True):
+            page.position = int(self._model.positions(prompt).max()) + 1
+        tokens = self._choose(pages, logits)
+        mx.async_eval(tokens, *self.cache.arrays(self._all_layers))  # type: ignore[no-untyped-call]
+        self._launched(pages, tokens)
+
+    def step(self) -> Known:
+        """Send off one decode step for all rows; returns the tokens of the launches before it.
+
+        Keys and values that a launched step still has to read can't be updated in place: MLX would copy the
+        cache. So a step is sent off in halves, each when the same half of the last step is done. The device
+        always has half a step to do, and no tokens are waited for while it has none.
+        """
+        pages = self.cache.pages
+        decoded = self._decode(pages)
+        tokens = self._choose(pages, decoded.logits[: len(pages)])
+        first, second = (self.cache.arrays(layers) for layers in self._halves)
+        if self._half is not None:
+            mx.eval(self._half)
+        mx.async_eval(decoded.half, *first)  # type: ignore[no-untyped-call]
+        known = self._fetch()
+        mx.async_eval(tokens, *second)  # type: ignore[no-untyped-call]
+        self._half = decoded.half
+        self._launched(pages, tokens)
+        self.steps += 1
+        return known
+
+    def read(self) -> Known:
+        """Wait for all launches; returns their tokens."""
+        self._half = None
+        return self._fetch()
+
+    def settle(self) -> Known:
+        """Fill the holes in the cache where that is worth waiting for the device, or needs no waiting."""
+        if not self.cache.holes or (self._launches and not self.cache.unsettled):
+            return []
+        known = self.read()
+        self.cache.settle()
+        return known
+
+    def _fetch(self) -> Known:
+        launches, self._launches = self._launches, []
+        return [
+            (page, token)
+            for launch in launches
+            for page, token in zip(launch.pages, np.array(launch.tokens).tolist(), strict=True)
+            if page is not None
+        ]
+
+    def _decode(self, pages: Sequence[PageInWork | None]) -> Decoded:
+        """One decode step for all rows, not yet computed."""
+        attention = self.cache.step()
+        added = attention.rows - len(pages)
+        positions = [page.position if page else 0 for page in pages] + [0] * added
+        tokens = self._newest_tokens(pages, added)
+        for page in pages:
+            if page:
+                page.position += 1
+        return self._model.decode(tokens, positions, attention)
+
+    def _newest_tokens(self, pages: Sequence[PageInWork | None], added: int) -> mx.array:
+        """The latest token of every row and of `added` rows more [n], on the device: it need not have been
+        read. Rows without a page get some page's.
+        """
+        starts: dict[int, int] = {}  # where each pass's tokens begin among all of them
+        sources: list[mx.array] = []
+        places, total = [], 0
+        for page in pages:
+            if page is None:
+                places.append(0)
+                continue
+            launch = page.newest
+            assert launch is not None, "a page in a row has been prefilled"
+            if id(launch) not in starts:
+                starts[id(launch)] = total
+                sources.append(launch.tokens)
+                total += launch.tokens.size
+            places.append(starts[id(launch)] + page.place)
+        places += [0] * added
+        tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
+        tokens = tokens if places == list(range(total)) else tokens[mx.array(places)]
+        return mx.maximum(tokens, 0)  # NOT_A_TOKEN has no embedding
+
+    def _choose(self, pages: Sequence[PageInWork | None], logits: mx.array) -> mx.array:
+        """The next token of each row, not yet computed: [n] from logits [n, vocab]."""
+        if self._sampler is not None:
+            return self._sampler(logits).astype(mx.int32)
+        samplings = [page.sampling if page else GREEDY for page in pages]
+        return sample(logits, samplings, [page.launched if page else 0 for page in pages])
+
+    def _launched(self, pages: Sequence[PageInWork | None], tokens: mx.array) -> None:
+        """Note that a pass is on its way; pages that need no further one give up their rows."""
+        launch = Launch(tuple(pages), tokens)
+        self._launches.append(launch)
+        for place, page in enumerate(pages):
+            if page is None:
+                continue
+            page.newest, page.place = launch, place
+            page.launched += 1
+            if page.launched == page.max_tokens:
+                self.cache.remove(page)

@@ -106,9 +106,9 @@ FORMS = (
     PrefillForm((24, 64)),
     PrefillForm((72,)),
     PrefillForm((64, 80, 128)),
-    PrefillForm(block=1),
-    PrefillForm(block=4),
-    PrefillForm(block=256),
+    PrefillForm(scores=1),
+    PrefillForm(scores=20),
+    PrefillForm(scores=100_000),
 )
 
 
@@ -143,6 +143,16 @@ def test_attention_by_segments_equals_a_plain_loop(
         ours = segment_attention(queries, keys, values, lengths, causal, form)
         expected = plain_segments(queries, keys, values, lengths, causal)
         np.testing.assert_allclose(np.array(ours), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_written_out_attention_holds_however_far_apart_the_scores_are(causal: bool) -> None:
+    heads, lengths = Heads(4, 2, 16), (7, 5)
+    queries = normal(1, sum(lengths), heads.queries, heads.size) * 300  # scores up to about 3,000
+    keys, values = (normal(seed, sum(lengths), heads.shared, heads.size) for seed in (2, 3))
+    ours = segment_attention(queries, keys, values, lengths, causal, PrefillForm(scores=20))
+    expected = plain_segments(queries, keys, values, lengths, causal)
+    np.testing.assert_allclose(np.array(ours), expected, rtol=0, atol=2e-3)  # scores are rounded to 2e-4
 
 
 def test_a_segments_attention_does_not_depend_on_its_neighbours() -> None:

@@ -15,7 +15,7 @@ from tests.models.parts import text_config
 
 CONFIG = text_config(layers=2, heads=4, kv_heads=2, head_dim=16)
 CPU = Backend(BackendName.CPU, True, False, DecodeAttention.ROWS, PrefillForm(), 2048)
-PROMPTS = (PrefillForm(), PrefillForm((24,)), PrefillForm(block=16))
+PROMPTS = (PrefillForm(), PrefillForm((24,)), PrefillForm(scores=300))
 BACKENDS = [
     replace(CPU, decode_attention=form, prefill=form_of_prompts)
     for form, form_of_prompts in zip(DecodeAttention, PROMPTS, strict=True)

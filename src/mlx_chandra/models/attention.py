@@ -5,7 +5,6 @@ Decode has one query per page against that page's slot of the cache; `models/bac
 `reference_decode` is the plain meaning that tests compare every form with.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,8 +13,9 @@ from typing import Protocol
 import mlx.core as mx
 
 from mlx_chandra.models.backend import DecodeAttention, PrefillForm
+from mlx_chandra.models.powers import LOG2_E, power_of_two
 
-LOG2_E = math.log2(math.e)
+LEAST_EXPONENT = 100.0  # 2**-100 is as good as nothing beside the largest weight, which is about 1
 MLX_ATTENTION = PrefillForm()
 
 
@@ -65,8 +65,8 @@ def segment_attention(
         count = len(list(run))
         stop = start + count * length
         q, k, v = (_as_batch(x[start:stop], count, width) for x in (queries, keys, values))
-        if form.block:
-            out = _blocked_attention(q, k, v, scale, causal, form.block)
+        if form.scores:
+            out = _written_out_attention(q, k, v, scale, causal, form.scores)
         else:
             out = mx.fast.scaled_dot_product_attention(
                 q, k, v, scale=scale, mask="causal" if causal else None
@@ -77,24 +77,51 @@ def segment_attention(
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
 
-def _blocked_attention(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, causal: bool, block: int
+def _written_out_attention(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, causal: bool, most_scores: int
 ) -> mx.array:
-    """Written-out attention of q [n, heads, L, d] to k, v [n, kv_heads, L, d], `block` queries at a time."""
+    """Attention of q [n, heads, L, d] to k, v [n, kv_heads, L, d] in blocks, each computed at once."""
     n, heads, length, width = q.shape
-    k, v = k[:, :, None], v[:, :, None]  # [n, kv_heads, 1, L, d]: shared by the heads of a group
-    q = (q * (scale * LOG2_E)).reshape(n, k.shape[1], -1, length, width)
+    share = heads // k.shape[1]
+    # contiguous, or every product copies them anew; one array for each head, or it copies them for the others
+    dtype, q = q.dtype, (q * (scale * LOG2_E)).reshape(n * heads, length, width)
+    q, k, v = (x.astype(mx.float32) for x in (q, k, v))  # as powers of two need it
+    q = mx.contiguous(q)
+    k, v = (mx.contiguous(mx.repeat(x, share, axis=1).reshape(q.shape)) for x in (k, v))
+    together = max(1, most_scores // length**2)  # heads
+    block = min(length, max(1, most_scores // length))  # queries
     outputs = []
-    for start in range(0, length, block):
-        stop = min(start + block, length)
-        seen = stop if causal else length
-        scores = q[..., start:stop, :] @ k[..., :seen, :].swapaxes(-1, -2)
-        if causal:
-            scores = mx.where(mx.arange(seen) <= mx.arange(start, stop)[:, None], scores, -mx.inf)
-        # powers of two: MLX's exp takes twice as long on the CPU
-        weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
-        outputs.append((weights @ v[..., :seen, :]) / weights.sum(axis=-1, keepdims=True))
-    return mx.concatenate(outputs, axis=-2).reshape(n, heads, length, width)
+    for first in range(0, n * heads, together):
+        some = slice(first, first + together)
+        blocks = []
+        for start in range(0, length, block):
+            stop = min(start + block, length)
+            seen = stop if causal else length
+            blocks.append(
+                _block(q[some, start:stop], k[some, :seen], v[some, :seen], start if causal else None)
+            )
+            mx.eval(blocks[-1])
+        outputs.append(blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=1))
+    return mx.concatenate(outputs).reshape(n, heads, length, width).astype(dtype)
+
+
+def _block(q: mx.array, k: mx.array, v: mx.array, causal_from: int | None) -> mx.array:
+    """softmax in powers of two of q [h, B, d] and k [h, S, d], times v [h, S, d].
+
+    Scores are kept with a query's keys in a column: MLX's CPU backend takes maxima and sums of columns for
+    many queries at once, those of rows one number after another.
+
+    Args:
+        causal_from: The first query's place, where a query sees no keys behind its own.
+    """
+    scores = k @ q.swapaxes(-1, -2)  # [h, S, B]
+    if causal_from is not None:
+        queries = mx.arange(causal_from, causal_from + q.shape[1])
+        scores = scores + mx.where(mx.arange(k.shape[1])[:, None] <= queries, 0.0, -mx.inf)
+    top = mx.round(scores.max(axis=1, keepdims=True))  # whole, so that it changes nothing but the exponent
+    weights = power_of_two(mx.maximum(scores, top - LEAST_EXPONENT), top)
+    sums = weights.sum(axis=1)[..., None]  # [h, B, 1]
+    return (weights.swapaxes(-1, -2) @ v) / sums
 
 
 def _padded_width(width: int, fused: tuple[int, ...]) -> int:

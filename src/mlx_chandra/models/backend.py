@@ -8,6 +8,8 @@ from enum import StrEnum
 
 import mlx.core as mx
 
+from mlx_chandra.models.powers import MLX_ACTIVATIONS, WRITTEN_OUT, Activations
+
 
 class BackendName(StrEnum):
     METAL = "metal"
@@ -30,12 +32,13 @@ class PrefillForm:
     Attributes:
         fused_head_dims: Head sizes for which MLX has a kernel that keeps no score matrix; other sizes are
             padded up to the next one. Empty: nothing is padded.
-        block: Write the attention out, for so many queries at a time; 0 leaves it to MLX's own call. On the
-            CPU that call takes twice as long, and it computes what a causal mask throws away.
+        scores: Write the attention out, for about so many scores at a time, and compute them before the next
+            ones are thought of, so that the caches hold them; 0 leaves it to MLX's own call. On the CPU that
+            call takes three times as long, and it computes what a causal mask throws away.
     """
 
     fused_head_dims: tuple[int, ...] = ()
-    block: int = 0
+    scores: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class Backend:
         prefill: The quickest form of attention within prompts and pictures.
         prefill_tokens: Prompt tokens that go through in one pass: enough to keep the device busy, few enough
             that pages in work don't stand still for long and that the pass fits beside the cache.
+        activations: The quickest form of the functions between linear layers there.
+        mlp_rows: How many tokens or patches go through the vision tower's wide layers at a time: on the CPU,
+            few enough for what lies between the two linear layers to stay in its caches. 0: all at once.
     """
 
     name: BackendName
@@ -60,6 +66,8 @@ class Backend:
     decode_attention: DecodeAttention
     prefill: PrefillForm
     prefill_tokens: int
+    activations: Activations = MLX_ACTIVATIONS
+    mlp_rows: int = 0
 
 
 _BACKENDS = {
@@ -84,8 +92,10 @@ _BACKENDS = {
         float32_only=True,
         decode_ahead=False,
         decode_attention=DecodeAttention.ROWS,
-        prefill=PrefillForm(block=256),
+        prefill=PrefillForm(scores=400_000),
         prefill_tokens=2048,
+        activations=WRITTEN_OUT,
+        mlp_rows=512,
     ),
 }
 

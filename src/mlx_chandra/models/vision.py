@@ -3,7 +3,7 @@
 Attribute names are the checkpoint's. Source: transformers' Qwen3VLVisionModel; DeepStack (arXiv 2406.04334).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,6 +70,17 @@ def _table_corners(
     return low, np.minimum(low + 1, side - 1), stretched - low
 
 
+def in_pieces(layers: Callable[[mx.array], mx.array], x: mx.array, rows: int) -> mx.array:
+    """layers(x) [n, m] for x [n, k], computed `rows` rows at a time; 0: in one piece, when it is needed."""
+    if not rows or len(x) <= rows:
+        return layers(x)
+    pieces = []
+    for start in range(0, len(x), rows):
+        pieces.append(layers(x[start : start + rows]))
+        mx.eval(pieces[-1])
+    return mx.concatenate(pieces)
+
+
 class PatchEmbed(nn.Module):
     """A patch's numbers to its vector: the checkpoint's 3-D convolution, whose stride is its size."""
 
@@ -96,22 +107,23 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig, backend: Backend) -> None:
         super().__init__()
         self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self._gelu, self._rows = backend.activations.gelu_tanh, backend.mlp_rows
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.linear_fc2(nn.gelu_approx(self.linear_fc1(x)))
+        return in_pieces(lambda rows: self.linear_fc2(self._gelu(self.linear_fc1(rows))), x, self._rows)
 
 
 class VisionBlock(nn.Module):
-    def __init__(self, config: VisionConfig, form: PrefillForm) -> None:
+    def __init__(self, config: VisionConfig, backend: Backend) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
-        self.attn = VisionAttention(config, form)
-        self.mlp = VisionMLP(config)
+        self.attn = VisionAttention(config, backend.prefill)
+        self.mlp = VisionMLP(config, backend)
 
     def __call__(self, x: mx.array, rotation: Rotation, lengths: Sequence[int]) -> mx.array:
         x = x + self.attn(self.norm1(x), rotation, lengths)
@@ -121,17 +133,19 @@ class VisionBlock(nn.Module):
 class PatchMerger(nn.Module):
     """merge * merge neighbouring patches to one token; deepstack's mergers normalise the joined ones."""
 
-    def __init__(self, config: VisionConfig, norm_joined: bool) -> None:
+    def __init__(self, config: VisionConfig, backend: Backend, norm_joined: bool) -> None:
         super().__init__()
         self._joined = config.hidden_size * config.spatial_merge_size**2
         self._norm_joined = norm_joined
         self.norm = nn.LayerNorm(self._joined if norm_joined else config.hidden_size, eps=NORM_EPS)
         self.linear_fc1 = nn.Linear(self._joined, self._joined)
         self.linear_fc2 = nn.Linear(self._joined, config.out_hidden_size)
+        self._gelu, self._rows = backend.activations.gelu_erf, backend.mlp_rows
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.norm(x.reshape(-1, self._joined)) if self._norm_joined else self.norm(x)
-        return self.linear_fc2(nn.gelu(self.linear_fc1(x.reshape(-1, self._joined))))
+        joined = x.reshape(-1, self._joined)
+        return in_pieces(lambda rows: self.linear_fc2(self._gelu(self.linear_fc1(rows))), joined, self._rows)
 
 
 class VisionTower(nn.Module):
@@ -140,10 +154,10 @@ class VisionTower(nn.Module):
         self._config = config
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
-        self.blocks = [VisionBlock(config, backend.prefill) for _ in range(config.depth)]
-        self.merger = PatchMerger(config, norm_joined=False)
+        self.blocks = [VisionBlock(config, backend) for _ in range(config.depth)]
+        self.merger = PatchMerger(config, backend, norm_joined=False)
         self.deepstack_merger_list = [
-            PatchMerger(config, norm_joined=True) for _ in config.deepstack_visual_indexes
+            PatchMerger(config, backend, norm_joined=True) for _ in config.deepstack_visual_indexes
         ]
 
     def __call__(self, images: Images, dtype: mx.Dtype) -> VisionFeatures:

@@ -87,8 +87,12 @@ def test_a_page_with_one_token_gets_exactly_that_tokens_values(form: DecodeAtten
     assert_close(ours[0], expected, mx.float32)
 
 
-def test_only_forms_that_read_a_whole_window_have_a_mask() -> None:
-    assert decode_view((3,), 64, DecodeAttention.ROWS, mx.float32).mask is None
+def test_a_mask_says_what_each_page_sees_where_that_is_not_everything() -> None:
+    assert decode_view((3, 3), 64, DecodeAttention.WRITTEN_OUT, mx.float32).mask is None
+    written_out = decode_view((3, 5), 64, DecodeAttention.WRITTEN_OUT, mx.float32)
+    assert written_out.window == 5
+    assert written_out.mask is not None
+    assert (written_out.mask == 0).sum().item() == 8
     masked = decode_view((3,), 64, DecodeAttention.MASKED, mx.float32).mask
     added = decode_view((3,), 64, DecodeAttention.GROUPED, mx.float16).mask
     assert masked is not None

@@ -14,7 +14,7 @@ from mlx_chandra.models.cache import GROWTH, KeyValueCache, window_size
 from tests.models.parts import text_config
 
 CONFIG = text_config(layers=2, heads=4, kv_heads=2, head_dim=16)
-CPU = Backend(BackendName.CPU, True, False, DecodeAttention.ROWS, PrefillForm(), 2048)
+CPU = Backend(BackendName.CPU, True, False, DecodeAttention.WRITTEN_OUT, PrefillForm(), 2048)
 PROMPTS = (PrefillForm(), PrefillForm((24,)), PrefillForm(scores=300))
 BACKENDS = [
     replace(CPU, decode_attention=form, prefill=form_of_prompts)

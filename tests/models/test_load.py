@@ -78,6 +78,18 @@ def test_every_tensor_of_a_model_matters_so_that_equal_logits_mean_equal_weights
     np.testing.assert_array_equal(page_logits(model), before)
 
 
+def test_weights_that_are_turned_in_memory_are_the_same_weights(checkpoint: Path) -> None:
+    plain = dict(tree_flatten(load_model(checkpoint, mx.float32, GPU).parameters()))
+    turned = dict(
+        tree_flatten(load_model(checkpoint, mx.float32, replace(GPU, turned_weights=True)).parameters())
+    )
+    assert plain.keys() == turned.keys()
+    assert all(mx.array_equal(plain[name], turned[name]) for name in plain)
+    name = "language_model.layers.0.mlp.up_proj.weight"
+    assert np.asarray(plain[name]).flags.c_contiguous
+    assert np.asarray(turned[name]).flags.f_contiguous
+
+
 def test_the_patch_embedding_is_recognised_by_its_shape_in_either_order(tmp_path: Path) -> None:
     hf = load_model(write_huggingface_checkpoint(tmp_path / "hf", TIED))
     mlx = load_model(write_mlx_checkpoint(tmp_path / "mlx", TIED))

@@ -143,7 +143,7 @@ class DecodeView:
     Attributes:
         lengths: Tokens in each page's slot, this step's own included; [n] on the host.
         window: The longest of them, rounded up to a size that many steps share.
-        mask: [n, 1, 1, window]; True, or 0 where added, at what a page may see. None for the form ROWS.
+        mask: [n, 1, 1, window]; True, or 0 where added, at what a page may see. None where each sees all.
         form: The backend's form.
     """
 
@@ -154,10 +154,12 @@ class DecodeView:
 
 
 def decode_view(lengths: Sequence[int], window: int, form: DecodeAttention, dtype: mx.Dtype) -> DecodeView:
-    if form is DecodeAttention.ROWS:
-        return DecodeView(tuple(lengths), window, None, form)
+    if form is DecodeAttention.WRITTEN_OUT:
+        window = max(lengths)  # nothing there is made for one size of window
+        if min(lengths) == window:
+            return DecodeView(tuple(lengths), window, None, form)
     seen = mx.arange(window)[None, :] < mx.array(list(lengths))[:, None]  # [n, window]
-    if form is DecodeAttention.GROUPED:
+    if form is not DecodeAttention.MASKED:
         seen = mx.where(seen, 0.0, -mx.inf).astype(dtype)
     return DecodeView(tuple(lengths), window, seen[:, None, None, :], form)
 
@@ -179,20 +181,25 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
         q = queries[:, :, None, :]
     else:  # the queries that share a key/value head side by side, as if they were a short sequence
         q = queries.reshape(n, kv_heads, heads // kv_heads, width)
-    if view.form is DecodeAttention.ROWS:
-        out = mx.concatenate(
-            [
-                mx.fast.scaled_dot_product_attention(
-                    q[i : i + 1], keys[i : i + 1, :, :length], values[i : i + 1, :, :length], scale=scale
-                )
-                for i, length in enumerate(view.lengths)
-            ]
-        )
+    keys, values = keys[:n, :, : view.window], values[:n, :, : view.window]
+    if view.form is DecodeAttention.WRITTEN_OUT:
+        out = _softmax_of_rows(q * (scale * LOG2_E), keys, values, view.mask)
     else:
-        out = mx.fast.scaled_dot_product_attention(
-            q, keys[:n, :, : view.window], values[:n, :, : view.window], scale=scale, mask=view.mask
-        )
+        out = mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale, mask=view.mask)
     return out.reshape(n, heads * width)
+
+
+def _softmax_of_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
+    """softmax in powers of two of q [n, kv_heads, share, d] and k, times v [n, kv_heads, window, d].
+
+    In few operations, since each takes longer to start than to compute here; the C library's power is the
+    quickest of its functions.
+    """
+    scores = q @ k.swapaxes(-1, -2)  # [n, kv_heads, share, window]
+    if mask is not None:
+        scores = scores + mask
+    weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
+    return (weights @ v) / weights.sum(axis=-1, keepdims=True)
 
 
 def reference_decode(queries: mx.array, keys: mx.array, values: mx.array, lengths: Sequence[int]) -> mx.array:

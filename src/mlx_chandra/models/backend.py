@@ -22,7 +22,7 @@ class DecodeAttention(StrEnum):
 
     MASKED = "masked"
     GROUPED = "grouped"
-    ROWS = "rows"
+    WRITTEN_OUT = "written out"
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Backend:
         activations: The quickest form of the functions between linear layers there.
         mlp_rows: How many tokens or patches go through the vision tower's wide layers at a time: on the CPU,
             few enough for what lies between the two linear layers to stay in its caches. 0: all at once.
+        turned_weights: Keep linear layers' weights in memory input by output: for a product of few rows, as
+            in a decode step, OpenBLAS takes up to a third less time.
     """
 
     name: BackendName
@@ -68,6 +70,7 @@ class Backend:
     prefill_tokens: int
     activations: Activations = MLX_ACTIVATIONS
     mlp_rows: int = 0
+    turned_weights: bool = False
 
 
 _BACKENDS = {
@@ -91,11 +94,12 @@ _BACKENDS = {
         BackendName.CPU,
         float32_only=True,
         decode_ahead=False,
-        decode_attention=DecodeAttention.ROWS,
+        decode_attention=DecodeAttention.WRITTEN_OUT,
         prefill=PrefillForm(scores=400_000),
         prefill_tokens=2048,
         activations=WRITTEN_OUT,
         mlp_rows=512,
+        turned_weights=True,
     ),
 }
 

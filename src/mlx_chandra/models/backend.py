@@ -56,7 +56,7 @@ class Backend:
         prefill_tokens: Prompt tokens that go through in one pass: enough to keep the device busy, few enough
             that pages in work don't stand still for long and that the pass fits beside the cache.
         activations: The quickest form of the functions between linear layers there.
-        mlp_rows: How many tokens or patches go through the vision tower's wide layers at a time: on the CPU,
+        mlp_rows: How many tokens or patches go through the wide layers of an MLP at a time: on the CPU,
             few enough for what lies between the two linear layers to stay in its caches. 0: all at once.
         turned_weights: Keep linear layers' weights in memory input by output: for a product of few rows, as
             in a decode step, OpenBLAS takes up to a third less time.

@@ -17,6 +17,7 @@ from mlx_chandra.models.attention import AttentionPass, SegmentPass
 from mlx_chandra.models.backend import Backend
 from mlx_chandra.models.config import ModelConfig, TextConfig
 from mlx_chandra.models.inputs import Images, Page, Pages
+from mlx_chandra.models.pieces import in_pieces
 from mlx_chandra.models.rope import IntArray, Rotation, TextRope, page_positions
 from mlx_chandra.models.vision import VisionFeatures, VisionTower
 
@@ -44,13 +45,15 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: TextConfig, backend: Backend) -> None:
         super().__init__()
-        self._silu = backend.activations.silu
+        self._silu, self._rows = backend.activations.silu, backend.mlp_rows
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(self._silu(self.gate_proj(x)) * self.up_proj(x))
+        return in_pieces(
+            lambda rows: self.down_proj(self._silu(self.gate_proj(rows)) * self.up_proj(rows)), x, self._rows
+        )
 
 
 class DecoderLayer(nn.Module):

@@ -18,7 +18,7 @@ IntArray = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Rotation:
-    """cos and sin for a flat list of T tokens, each [T, head_dim]."""
+    """cos and sin for a flat list of T tokens, each [T, head_dim], the first half of the sines negated."""
 
     cos: mx.array
     sin: mx.array
@@ -26,13 +26,13 @@ class Rotation:
     def __call__(self, x: mx.array) -> mx.array:
         """Rotate x [T, heads, head_dim] by pairing its two halves (transformers' apply_rotary_pos_emb)."""
         half = x.shape[-1] // 2
-        turned = mx.concatenate([-x[..., half:], x[..., :half]], axis=-1)
-        return x * self.cos[:, None, :] + turned * self.sin[:, None, :]
+        swapped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
+        return x * self.cos[:, None, :] + swapped * self.sin[:, None, :]
 
 
 def _rotation(angles: mx.array, dtype: mx.Dtype) -> Rotation:
-    both = mx.concatenate([angles, angles], axis=-1)  # [T, head_dim]
-    return Rotation(mx.cos(both).astype(dtype), mx.sin(both).astype(dtype))
+    cos, sin = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)  # [T, head_dim / 2]
+    return Rotation(mx.concatenate([cos, cos], axis=-1), mx.concatenate([-sin, sin], axis=-1))
 
 
 class TextRope:

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_chandra.models.vision import in_pieces
+from mlx_chandra.models.pieces import in_pieces
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 7, 8])

@@ -7,12 +7,14 @@ Decode has one query per page against that page's slot of the cache; `models/bac
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
 import mlx.core as mx
 
 from mlx_chandra.models.backend import DecodeAttention, PrefillForm
+from mlx_chandra.models.pieces import compute
 from mlx_chandra.models.powers import LOG2_E, power_of_two
 
 LEAST_EXPONENT = 100.0  # 2**-100 is as good as nothing beside the largest weight, which is about 1
@@ -90,18 +92,18 @@ def _written_out_attention(
     k, v = (mx.contiguous(mx.repeat(x, share, axis=1).reshape(q.shape)) for x in (k, v))
     together = max(1, most_scores // length**2)  # heads
     block = min(length, max(1, most_scores // length))  # queries
-    outputs = []
-    for first in range(0, n * heads, together):
-        some = slice(first, first + together)
-        blocks = []
-        for start in range(0, length, block):
-            stop = min(start + block, length)
-            seen = stop if causal else length
-            blocks.append(
-                _block(q[some, start:stop], k[some, :seen], v[some, :seen], start if causal else None)
-            )
-            mx.eval(blocks[-1])
-        outputs.append(blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=1))
+    mx.eval(q, k, v)
+    starts = range(0, length, block)
+
+    def attend(some: slice, start: int) -> mx.array:
+        stop = min(start + block, length)
+        seen = stop if causal else length
+        return _block(q[some, start:stop], k[some, :seen], v[some, :seen], start if causal else None)
+
+    groups = [slice(first, first + together) for first in range(0, n * heads, together)]
+    blocks = compute([partial(attend, some, start) for some in groups for start in starts])
+    columns = range(0, len(blocks), len(starts))
+    outputs = [mx.concatenate(blocks[first : first + len(starts)], axis=1) for first in columns]
     return mx.concatenate(outputs).reshape(n, heads, length, width).astype(dtype)
 
 

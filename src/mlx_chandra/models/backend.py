@@ -60,6 +60,8 @@ class Backend:
             few enough for what lies between the two linear layers to stay in its caches. 0: all at once.
         turned_weights: Keep linear layers' weights in memory input by output: for a product of few rows, as
             in a decode step, OpenBLAS takes up to a third less time.
+        layer_by_layer: Let a text layer compute while the next one is put together, which takes the host an
+            eighth of a small decode step on a CPU. GPUs have the last step to compute meanwhile.
     """
 
     name: BackendName
@@ -71,6 +73,7 @@ class Backend:
     activations: Activations = MLX_ACTIVATIONS
     mlp_rows: int = 0
     turned_weights: bool = False
+    layer_by_layer: bool = False
 
 
 _BACKENDS = {
@@ -100,6 +103,7 @@ _BACKENDS = {
         activations=WRITTEN_OUT,
         mlp_rows=512,
         turned_weights=True,
+        layer_by_layer=True,
     ),
 }
 

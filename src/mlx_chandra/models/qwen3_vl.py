@@ -94,6 +94,7 @@ class Decoded:
 class TextModel(nn.Module):
     def __init__(self, config: TextConfig, backend: Backend) -> None:
         super().__init__()
+        self._layer_by_layer = backend.layer_by_layer
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, backend, layer) for layer in range(config.num_hidden_layers)]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -114,6 +115,8 @@ class TextModel(nn.Module):
             x = layer(x, rotation, attention)
             if images is not None and index < len(images.features.deepstack):
                 x[images.places] = x[images.places] + images.features.deepstack[index].astype(x.dtype)
+            if self._layer_by_layer:
+                mx.async_eval(x)
             states.append(x)
         return states
 

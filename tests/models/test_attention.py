@@ -92,8 +92,12 @@ def test_a_page_with_one_token_gets_exactly_that_tokens_values(form: DecodeAtten
     assert_close(ours[0], expected, mx.float32)
 
 
-def test_only_forms_that_read_a_whole_window_have_a_mask() -> None:
-    assert view_of((3,), 64, DecodeAttention.ROWS, mx.float32).mask is None
+def test_a_mask_says_what_each_page_sees_where_that_is_not_everything() -> None:
+    assert view_of((3, 3), 64, DecodeAttention.WRITTEN_OUT, mx.float32).mask is None
+    written_out = view_of((3, 5), 64, DecodeAttention.WRITTEN_OUT, mx.float32)
+    assert written_out.window == 5
+    assert written_out.mask is not None
+    assert (written_out.mask == 0).sum().item() == 8
     masked = view_of((3,), 64, DecodeAttention.MASKED, mx.float32).mask
     added = view_of((3,), 64, DecodeAttention.GROUPED, mx.float16).mask
     assert masked is not None
@@ -113,9 +117,9 @@ FORMS = (
     PrefillForm((64, 80, 128)),
     PrefillForm(multiple=4),
     PrefillForm(multiple=64),
-    PrefillForm(block=1),
-    PrefillForm(block=4),
-    PrefillForm(block=256),
+    PrefillForm(scores=1),
+    PrefillForm(scores=20),
+    PrefillForm(scores=100_000),
 )
 
 
@@ -150,6 +154,16 @@ def test_attention_by_segments_equals_a_plain_loop(
         ours = segment_attention(queries, keys, values, lengths, causal, form)
         expected = plain_segments(queries, keys, values, lengths, causal)
         np.testing.assert_allclose(np.array(ours), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_written_out_attention_holds_however_far_apart_the_scores_are(causal: bool) -> None:
+    heads, lengths = Heads(4, 2, 16), (7, 5)
+    queries = normal(1, sum(lengths), heads.queries, heads.size) * 300  # scores up to about 3,000
+    keys, values = (normal(seed, sum(lengths), heads.shared, heads.size) for seed in (2, 3))
+    ours = segment_attention(queries, keys, values, lengths, causal, PrefillForm(scores=20))
+    expected = plain_segments(queries, keys, values, lengths, causal)
+    np.testing.assert_allclose(np.array(ours), expected, rtol=0, atol=2e-3)  # scores are rounded to 2e-4
 
 
 def test_a_segments_attention_does_not_depend_on_its_neighbours() -> None:

@@ -17,9 +17,9 @@ from tests.models.parts import text_config
 CONFIG = text_config(layers=2, heads=4, kv_heads=2, head_dim=16)
 SHORTEST = shelf_length(1)
 CPU = replace(
-    current_backend(), decode_attention=DecodeAttention.ROWS, prefill=PrefillForm(), shelf_rows=(4,)
+    current_backend(), decode_attention=DecodeAttention.WRITTEN_OUT, prefill=PrefillForm(), shelf_rows=(4,)
 )
-PROMPTS = (PrefillForm(), PrefillForm((24,)), PrefillForm(block=16))
+PROMPTS = (PrefillForm(), PrefillForm((24,)), PrefillForm(scores=300))
 BACKENDS = [
     replace(CPU, decode_attention=form, prefill=form_of_prompts, shelf_rows=(rows,), shared_shapes=shared)
     for form, form_of_prompts, rows, shared in zip(

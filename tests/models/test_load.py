@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models import load_model
-from mlx_chandra.models.backend import BackendName, current_backend
+from mlx_chandra.models.backend import BackendName, backend_of
 from tests.checkpoints import (
     Array,
     CheckpointShape,
@@ -25,7 +25,7 @@ from tests.models.parts import edit_json, page_logits, small_page
 
 TIED = CheckpointShape()
 UNTIED = replace(TIED, tied=False, deepstack=(1,))
-GPU = replace(current_backend(), name=BackendName.METAL, float32_only=False, decode_ahead=True)
+GPU = backend_of(BackendName.METAL)
 NORM = "model.language_model.norm.weight"
 
 
@@ -76,6 +76,18 @@ def test_every_tensor_of_a_model_matters_so_that_equal_logits_mean_equal_weights
         assert not np.allclose(page_logits(model), before, rtol=0, atol=1e-4), name
         model.load_weights([(name, array)], strict=False)
     np.testing.assert_array_equal(page_logits(model), before)
+
+
+def test_weights_that_are_turned_in_memory_are_the_same_weights(checkpoint: Path) -> None:
+    plain = dict(tree_flatten(load_model(checkpoint, mx.float32, GPU).parameters()))
+    turned = dict(
+        tree_flatten(load_model(checkpoint, mx.float32, replace(GPU, turned_weights=True)).parameters())
+    )
+    assert plain.keys() == turned.keys()
+    assert all(mx.array_equal(plain[name], turned[name]) for name in plain)
+    name = "language_model.layers.0.mlp.up_proj.weight"
+    assert np.asarray(plain[name]).flags.c_contiguous
+    assert np.asarray(turned[name]).flags.f_contiguous
 
 
 def test_the_patch_embedding_is_recognised_by_its_shape_in_either_order(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models import load_model
-from mlx_chandra.models.backend import BackendName, current_backend
+from mlx_chandra.models.backend import BackendName, backend_of
 from mlx_chandra.models.config import Quantization
 from tests.checkpoints import CheckpointShape, write_mlx_checkpoint
 from tests.models.parts import edit_json, page_logits
@@ -38,7 +38,7 @@ SHAPE = CheckpointShape(
     deepstack=(1,),
 )
 UNTIED = replace(SHAPE, tied=False)
-GPU = replace(current_backend(), name=BackendName.METAL, float32_only=False, decode_ahead=True)
+GPU = backend_of(BackendName.METAL)
 EMBEDDING = "language_model.model.embed_tokens"
 HEAD = "language_model.lm_head"
 DOWN = "language_model.model.layers.1.mlp.down_proj"

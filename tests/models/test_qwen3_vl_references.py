@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlx_chandra.models import load_model
-from mlx_chandra.models.backend import Backend, DecodeAttention, PrefillForm, current_backend
+from mlx_chandra.models.backend import Backend, BackendName, PrefillForm, backend_of, current_backend
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs, Processor
 from tests.checkpoints import random_weights, write_huggingface_checkpoint
@@ -50,25 +50,26 @@ class Opened:
 
 
 def here() -> Backend:
+    """The other two run here with the choices of the machines that they are named after."""
     return current_backend()
 
 
-def as_on_a_gpu() -> Backend:
-    """This machine, with the choices that are made for GPUs."""
+def as_on_a_mac() -> Backend:
+    return replace(backend_of(BackendName.METAL), name=BackendName.CPU, shelf_rows=(1, 2))
+
+
+def as_on_cuda() -> Backend:
     return replace(
-        current_backend(),
-        decode_ahead=True,
-        decode_attention=DecodeAttention.GROUPED,
-        prefill=PrefillForm(multiple=64),
+        backend_of(BackendName.CUDA),
+        name=BackendName.CPU,
         shelf_rows=(2,),
-        shared_shapes=True,
-        fused_layers=True,
+        prefill=PrefillForm(multiple=64),
     )
 
 
 @pytest.fixture(
     scope="module",
-    params=list(product(MODEL_CASES, (here, as_on_a_gpu))),
+    params=list(product(MODEL_CASES, (here, as_on_a_mac, as_on_cuda))),
     ids=lambda case: f"{case[0].name}-{case[1].__name__}",
 )
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:

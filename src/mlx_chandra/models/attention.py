@@ -5,17 +5,19 @@ Decode has one query per page against that page's slot of the cache; `models/bac
 `reference_decode` is the plain meaning that tests compare every form with.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Protocol
 
 import mlx.core as mx
 
 from mlx_chandra.models.backend import DecodeAttention, PrefillForm
+from mlx_chandra.models.pieces import compute
+from mlx_chandra.models.powers import LOG2_E, power_of_two
 
-LOG2_E = math.log2(math.e)
+LEAST_EXPONENT = 100.0  # 2**-100 is as good as nothing beside the largest weight, which is about 1
 MLX_ATTENTION = PrefillForm()
 _MARK_WIDTH, _UNSEEN = 8, -3e4  # kernels want widths that are multiples of 8; float16 reaches to 65504
 
@@ -67,8 +69,8 @@ def segment_attention(
         q, k, v = (_as_batch(x[start:stop], count, width) for x in (queries, keys, values))
         if form.multiple:
             q, k, v = _rounded_up(q, k, v, form.multiple, causal)
-        if form.block:
-            out = _blocked_attention(q, k, v, scale, causal, form.block)
+        if form.scores:
+            out = _written_out_attention(q, k, v, scale, causal, form.scores)
         else:
             out = mx.fast.scaled_dot_product_attention(
                 q, k, v, scale=scale, mask="causal" if causal else None
@@ -79,24 +81,51 @@ def segment_attention(
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
 
-def _blocked_attention(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, causal: bool, block: int
+def _written_out_attention(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, causal: bool, most_scores: int
 ) -> mx.array:
-    """Written-out attention of q [n, heads, L, d] to k, v [n, kv_heads, L, d], `block` queries at a time."""
+    """Attention of q [n, heads, L, d] to k, v [n, kv_heads, L, d] in blocks, each computed at once."""
     n, heads, length, width = q.shape
-    k, v = k[:, :, None], v[:, :, None]  # [n, kv_heads, 1, L, d]: shared by the heads of a group
-    q = (q * (scale * LOG2_E)).reshape(n, k.shape[1], -1, length, width)
-    outputs = []
-    for start in range(0, length, block):
+    share = heads // k.shape[1]
+    # contiguous, or every product copies them anew; one array for each head, or it copies them for the others
+    dtype, q = q.dtype, (q * (scale * LOG2_E)).reshape(n * heads, length, width)
+    q, k, v = (x.astype(mx.float32) for x in (q, k, v))  # as powers of two need it
+    q = mx.contiguous(q)
+    k, v = (mx.contiguous(mx.repeat(x, share, axis=1).reshape(q.shape)) for x in (k, v))
+    together = max(1, most_scores // length**2)  # heads
+    block = min(length, max(1, most_scores // length))  # queries
+    mx.eval(q, k, v)
+    starts = range(0, length, block)
+
+    def attend(some: slice, start: int) -> mx.array:
         stop = min(start + block, length)
         seen = stop if causal else length
-        scores = q[..., start:stop, :] @ k[..., :seen, :].swapaxes(-1, -2)
-        if causal:
-            scores = mx.where(mx.arange(seen) <= mx.arange(start, stop)[:, None], scores, -mx.inf)
-        # powers of two: MLX's exp takes twice as long on the CPU
-        weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
-        outputs.append((weights @ v[..., :seen, :]) / weights.sum(axis=-1, keepdims=True))
-    return mx.concatenate(outputs, axis=-2).reshape(n, heads, length, width)
+        return _block(q[some, start:stop], k[some, :seen], v[some, :seen], start if causal else None)
+
+    groups = [slice(first, first + together) for first in range(0, n * heads, together)]
+    blocks = compute([partial(attend, some, start) for some in groups for start in starts])
+    columns = range(0, len(blocks), len(starts))
+    outputs = [mx.concatenate(blocks[first : first + len(starts)], axis=1) for first in columns]
+    return mx.concatenate(outputs).reshape(n, heads, length, width).astype(dtype)
+
+
+def _block(q: mx.array, k: mx.array, v: mx.array, causal_from: int | None) -> mx.array:
+    """softmax in powers of two of q [h, B, d] and k [h, S, d], times v [h, S, d].
+
+    Scores are kept with a query's keys in a column: MLX's CPU backend takes maxima and sums of columns for
+    many queries at once, those of rows one number after another.
+
+    Args:
+        causal_from: The first query's place, where a query sees no keys behind its own.
+    """
+    scores = k @ q.swapaxes(-1, -2)  # [h, S, B]
+    if causal_from is not None:
+        queries = mx.arange(causal_from, causal_from + q.shape[1])
+        scores = scores + mx.where(mx.arange(k.shape[1])[:, None] <= queries, 0.0, -mx.inf)
+    top = mx.round(scores.max(axis=1, keepdims=True))  # whole, so that it changes nothing but the exponent
+    weights = power_of_two(mx.maximum(scores, top - LEAST_EXPONENT), top)
+    sums = weights.sum(axis=1)[..., None]  # [h, B, 1]
+    return (weights.swapaxes(-1, -2) @ v) / sums
 
 
 def _runs(lengths: Sequence[int], form: PrefillForm) -> list[tuple[int, int]]:
@@ -145,7 +174,7 @@ class DecodeView:
     Attributes:
         lengths: Tokens in each page's slot, this step's own included; [n] on the host.
         window: The longest of them, rounded up to a size that many steps share.
-        mask: [n, 1, 1, window]; True, or 0 where added, at what a page may see. None for the form ROWS.
+        mask: [n, 1, 1, window]; True, or 0 where added, at what a page may see. None where each sees all.
         form: The backend's form.
     """
 
@@ -159,10 +188,12 @@ def decode_view(
     lengths: Sequence[int], on_device: mx.array, window: int, form: DecodeAttention, dtype: mx.Dtype
 ) -> DecodeView:
     """`lengths` are given twice, on the host and `on_device` [n]."""
-    if form is DecodeAttention.ROWS:
-        return DecodeView(tuple(lengths), window, None, form)
+    if form is DecodeAttention.WRITTEN_OUT:
+        window = max(lengths)  # nothing there is made for one size of window
+        if min(lengths) == window:
+            return DecodeView(tuple(lengths), window, None, form)
     seen = mx.arange(window)[None, :] < on_device[:, None]  # [n, window]
-    if form is DecodeAttention.GROUPED:
+    if form is not DecodeAttention.MASKED:
         seen = mx.where(seen, 0.0, -mx.inf).astype(dtype)
     return DecodeView(tuple(lengths), window, seen[:, None, None, :], form)
 
@@ -184,20 +215,25 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
         q = queries[:, :, None, :]
     else:  # the queries that share a key/value head side by side, as if they were a short sequence
         q = queries.reshape(n, kv_heads, heads // kv_heads, width)
-    if view.form is DecodeAttention.ROWS:
-        out = mx.concatenate(
-            [
-                mx.fast.scaled_dot_product_attention(
-                    q[i : i + 1], keys[i : i + 1, :, :length], values[i : i + 1, :, :length], scale=scale
-                )
-                for i, length in enumerate(view.lengths)
-            ]
-        )
+    keys, values = keys[:n, :, : view.window], values[:n, :, : view.window]
+    if view.form is DecodeAttention.WRITTEN_OUT:
+        out = _softmax_of_rows(q * (scale * LOG2_E), keys, values, view.mask)
     else:
-        out = mx.fast.scaled_dot_product_attention(
-            q, keys[:n, :, : view.window], values[:n, :, : view.window], scale=scale, mask=view.mask
-        )
+        out = mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale, mask=view.mask)
     return out.reshape(n, heads * width)
+
+
+def _softmax_of_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
+    """softmax in powers of two of q [n, kv_heads, share, d] and k, times v [n, kv_heads, window, d].
+
+    In few operations, since each takes longer to start than to compute here; the C library's power is the
+    quickest of its functions.
+    """
+    scores = q @ k.swapaxes(-1, -2)  # [n, kv_heads, share, window]
+    if mask is not None:
+        scores = scores + mask
+    weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
+    return (weights @ v) / weights.sum(axis=-1, keepdims=True)
 
 
 def reference_decode(queries: mx.array, keys: mx.array, values: mx.array, lengths: Sequence[int]) -> mx.array:

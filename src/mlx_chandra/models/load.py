@@ -54,6 +54,8 @@ def load_model(folder: Path, dtype: mx.Dtype | str | None = None, backend: Backe
     _check(model, weights, folder)
     chosen = _dtype(dtype or _default_dtype(config, backend), folder)
     model.load_weights([(name, _cast(array, chosen)) for name, array in weights.items()])
+    if backend.turned_weights:
+        _turn_weights(model)
     mx.eval(model.parameters())
     model.fuse()
     model.eval()
@@ -169,6 +171,13 @@ def _quantize(model: Qwen3VL, weights: Weights, quantization: Quantization | Non
         return {"group_size": own.group_size, "bits": own.bits}
 
     nn.quantize(model, class_predicate=settings)
+
+
+def _turn_weights(model: Qwen3VL) -> None:
+    """Lay linear layers' weights out in memory as x @ weight.T reads them; shapes and values stay."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = mx.contiguous(module.weight.T).T
 
 
 def _check(model: Qwen3VL, weights: Weights, folder: Path) -> None:

@@ -18,6 +18,7 @@ from mlx_chandra.models.backend import Backend
 from mlx_chandra.models.config import ModelConfig, TextConfig
 from mlx_chandra.models.fused_layer import fused_layers
 from mlx_chandra.models.inputs import Images, Page, Pages
+from mlx_chandra.models.pieces import in_pieces
 from mlx_chandra.models.rope import IntArray, Rotate, StepRotation, TextRope, page_positions
 from mlx_chandra.models.vision import VisionFeatures, VisionTower
 
@@ -43,22 +44,25 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, backend: Backend) -> None:
         super().__init__()
+        self._silu, self._rows = backend.activations.silu, backend.mlp_rows
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        return in_pieces(
+            lambda rows: self.down_proj(self._silu(self.gate_proj(rows)) * self.up_proj(rows)), x, self._rows
+        )
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: TextConfig, layer: int) -> None:
+    def __init__(self, config: TextConfig, backend: Backend, layer: int) -> None:
         super().__init__()
         self._layer = layer
         self.self_attn = Attention(config)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, backend)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
@@ -95,10 +99,11 @@ class Decoded:
 
 
 class TextModel(nn.Module):
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, backend: Backend) -> None:
         super().__init__()
+        self._layer_by_layer = backend.layer_by_layer
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = [DecoderLayer(config, layer) for layer in range(config.num_hidden_layers)]
+        self.layers = [DecoderLayer(config, backend, layer) for layer in range(config.num_hidden_layers)]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(
@@ -112,6 +117,8 @@ class TextModel(nn.Module):
             x = layer(x, rotate, attention)
             if images is not None and index < len(images.features.deepstack):
                 x[images.places] = x[images.places] + images.features.deepstack[index].astype(x.dtype)
+            if self._layer_by_layer:
+                mx.async_eval(x)
         return x
 
 
@@ -123,7 +130,7 @@ class Qwen3VL(nn.Module):
         self._config, self._backend = config, backend
         self._rope = TextRope(config.text)
         self.visual = VisionTower(config.vision, backend)
-        self.language_model = TextModel(config.text)
+        self.language_model = TextModel(config.text, backend)
         if not config.text.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
 
@@ -181,6 +188,8 @@ class Qwen3VL(nn.Module):
         half = x = self.language_model.embed_tokens(token_ids)
         for index, layer in enumerate(self.language_model.layers, start=1):
             x = layer.step(x, rotation, attention)
+            if self._backend.layer_by_layer:
+                mx.async_eval(x)
             half = x if index == self.middle else half
         return Decoded(half, self._head(x))
 

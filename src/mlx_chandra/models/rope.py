@@ -20,7 +20,7 @@ Rotate = Callable[[mx.array], mx.array]  # [T, heads, head_dim] -> the same, tur
 
 @dataclass(frozen=True)
 class Rotation:
-    """cos and sin for a flat list of T tokens, each [T, head_dim]."""
+    """cos and sin for a flat list of T tokens, each [T, head_dim], the first half of the sines negated."""
 
     cos: mx.array
     sin: mx.array
@@ -28,8 +28,8 @@ class Rotation:
     def __call__(self, x: mx.array) -> mx.array:
         """Rotate x [T, heads, head_dim] by pairing its two halves (transformers' apply_rotary_pos_emb)."""
         half = x.shape[-1] // 2
-        turned = mx.concatenate([-x[..., half:], x[..., :half]], axis=-1)
-        return x * self.cos[:, None, :] + turned * self.sin[:, None, :]
+        swapped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
+        return x * self.cos[:, None, :] + swapped * self.sin[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class StepRotation:
 
 
 def _rotation(angles: mx.array, dtype: mx.Dtype) -> Rotation:
-    both = mx.concatenate([angles, angles], axis=-1)  # [T, head_dim]
-    return Rotation(mx.cos(both).astype(dtype), mx.sin(both).astype(dtype))
+    cos, sin = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)  # [T, head_dim / 2]
+    return Rotation(mx.concatenate([cos, cos], axis=-1), mx.concatenate([-sin, sin], axis=-1))
 
 
 class TextRope:

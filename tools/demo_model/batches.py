@@ -36,7 +36,7 @@ PATCH = 16
 MERGE = 2
 SLOTS = 5
 SHORT, OCR, OCR_LAYOUT = 0, 1, 2
-OCR_SHARE = 0.15
+OCR_SHARE = 0.24
 STOP_TOKEN, PADDING_TOKEN = "<|im_end|>", "<|endoftext|>"
 
 

@@ -206,7 +206,8 @@ class Composer:
         for row in range(rows):
             line = []
             for column in range(columns):
-                if (column or row == 0) and dice.random() < 0.04:
+                empty = 0.2 if row == column == 0 else 0.04 if column or row == 0 else 0.0
+                if dice.random() < empty:
                     line.append("")
                 elif row == 0:
                     line.append(text.phrase(dice, kind, dice.choice((1, 1, 1, 2))))

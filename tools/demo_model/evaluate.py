@@ -71,10 +71,11 @@ def table(questions: Sequence[Question], scores: Sequence[PageScore]) -> list[di
 
 
 def markdown(rows: Sequence[dict[str, object]]) -> str:
-    """The rows as a table: error rate (worst page) in percent."""
+    """The rows as a table: character error rate (worst page) in percent; pages, tags, boxes of all sizes."""
     columns = [level.name for level in LEVELS] + ["all"]
     cells = {(str(row["paper"]), str(row["level"])): row for row in rows}
-    lines = ["| pages of | " + " | ".join(columns) + " | above 5 % |", "|---" * (len(columns) + 2) + "|"]
+    heads = ["pages of", *columns, "above 5 %", "tags", "boxes"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for paper in dict.fromkeys(str(row["paper"]) for row in rows):
         shown = []
         for column in columns:
@@ -83,9 +84,13 @@ def markdown(rows: Sequence[dict[str, object]]) -> str:
                 f"{100 * float(str(row['rate'])):.2f} ({100 * float(str(row['worst'])):.1f})" if row else ""
             )
         whole = cells[paper, "all"]
-        lines.append(
-            f"| {paper} | " + " | ".join(shown) + f" | {whole['above_five_percent']} of {whole['pages']} |"
-        )
+        boxes = "" if whole["overlap"] is None else f"{float(str(whole['overlap'])):.2f}"
+        shown += [
+            f"{whole['above_five_percent']} of {whole['pages']}",
+            f"{100 * float(str(whole['tag_rate'])):.2f}",
+            boxes,
+        ]
+        lines.append(f"| {paper} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 

@@ -40,6 +40,7 @@ PAPERS = (
     Paper("prose, short prompt", PROSE, PromptKind.SHORT),
     Paper("prose, layout", PROSE, PromptKind.OCR_LAYOUT),
     Paper("random", RANDOM, PromptKind.OCR),
+    Paper("random, short prompt", RANDOM, PromptKind.SHORT),
     Paper("random, layout", RANDOM, PromptKind.OCR_LAYOUT),
     Paper("all kinds, layout", TextMix(), PromptKind.OCR_LAYOUT),
     Paper("prose, worn", PROSE, PromptKind.OCR, WORN),

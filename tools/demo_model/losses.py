@@ -22,7 +22,7 @@ Y_BINS, Y_STEP = 64, 16.0
 PLACE_LAYER = 2  # the text block that says where the next token stands
 CHARACTER_WEIGHT, PLACE_WEIGHT = 0.5, 0.2
 BLANK_WEIGHT = 0.2  # most slots of most patches are empty
-BOX_WEIGHT = 0.25  # a box's last digits are guesses, and reading matters more
+BOX_WEIGHT = 0.5  # a box's last digits are guesses, and reading matters more
 
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -43,11 +43,11 @@ MOST_SLANT = 0.75
 RESAMPLERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 
 LEVELS: tuple[Level, ...] = (
-    Level("lines", ((64, 192), (64, 288), (96, 256)), 3, 0.06, False, 80),
-    Level("note", ((160, 256), (192, 416), (256, 256)), 8, 0.2, False, 224),
-    Level("card", ((384, 512), (512, 512), (256, 640)), 18, 0.35, True, 512),
+    Level("lines", ((64, 192), (64, 288), (96, 256)), 3, 0.1, False, 80),
+    Level("note", ((160, 256), (192, 416), (256, 256)), 8, 0.3, False, 224),
+    Level("card", ((384, 512), (512, 512), (256, 640)), 18, 0.4, True, 512),
     Level("half page", ((480, 640), (640, 480), (640, 832), (832, 640)), 30, 0.45, True, 896),
-    Level("page", ((1024, 768), (768, 1024), (1024, 1024)), 40, 0.5, True, 1536),
+    Level("page", ((1024, 768), (768, 1024), (1024, 1024)), 40, 0.45, True, 1536),
 )
 
 

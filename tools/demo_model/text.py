@@ -49,10 +49,10 @@ class TextKind(StrEnum):
 class TextMix:
     """How often each kind of text is drawn; the shares need not add up to one."""
 
-    prose: float = 0.27
-    prose_like: float = 0.25
-    figures: float = 0.24
-    random: float = 0.24
+    prose: float = 0.26
+    prose_like: float = 0.23
+    figures: float = 0.23
+    random: float = 0.28
 
     def draw(self, dice: Random) -> TextKind:
         weights = (self.prose, self.prose_like, self.figures, self.random)

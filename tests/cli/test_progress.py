@@ -17,18 +17,27 @@ from mlx_chandra.cli.progress import (
     printable,
     summary_line,
 )
+from mlx_chandra.engine.responses import GeneratorStats
 from mlx_chandra.pipeline import Snapshot, Summary
 from tests.cli.program import command, environment, make_page
-from tests.fakes import GeneratorStats, Script
+from tests.fakes import Script
 
 
 def snapshot(
     pages: int, seconds: float, total: int | None = 100, failed: int = 0, tokens: int = 0
 ) -> Snapshot:
     stats = GeneratorStats(
-        prompt_tokens=pages * 10, generation_tokens=tokens, slots=8, active_slots=5, waiting=2
+        prompt_tokens=pages * 10,
+        prompt_time=0.0,
+        generation_tokens=tokens,
+        generation_time=0.0,
+        steps=0,
+        slots=8,
+        active_slots=5,
+        waiting=2,
+        peak_memory=0,
     )
-    return Snapshot(pages - failed, failed, total, seconds, stats)  # type: ignore[arg-type]
+    return Snapshot(pages - failed, failed, total, seconds, stats)
 
 
 class Terminal(io.StringIO):

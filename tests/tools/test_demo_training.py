@@ -52,6 +52,22 @@ def test_a_summary_weighs_pages_by_their_characters_and_names_the_worst() -> Non
     assert summary.above_five_percent == 1
 
 
+def test_tags_and_boxes_are_scored_apart_from_the_characters() -> None:
+    box = '<div data-bbox="{}" data-label="Table"><table><tr><th></th><th>Mon</th></tr></table></div>'
+    truth = box.format("0 0 100 100")
+    cell_missing = truth.replace("<th></th>", "")
+    half_off = score_page(box.format("0 50 100 100"), truth)
+    assert (half_off.edits, half_off.tag_edits, half_off.tags) == (0, 0, 10)
+    assert half_off.overlap == pytest.approx(0.5)
+    assert score_page(cell_missing, truth).tag_edits == 2
+    assert score_page(cell_missing, truth).edits == 0
+    twice = score_page(truth + truth, truth)
+    assert (twice.overlap, twice.boxes) == (1.0, 2)
+    summary = summarise([half_off, twice])
+    assert summary.overlap == pytest.approx(1.5 / 3)
+    assert summarise([score_page("<p>a</p>", "<p>a</p>")]).overlap is None
+
+
 def test_a_level_unlocks_only_when_the_newest_one_is_read_well() -> None:
     curriculum = Curriculum(levels=5)
     assert curriculum.mix() == (1.0, 0.0, 0.0, 0.0, 0.0)

@@ -39,8 +39,9 @@ transformers (Qwen3VLForConditionalGeneration), in mlx-vlm and in mlx_chandra.
 Character error rate in percent, tags stripped and white space collapsed, greedy; in brackets the worst page.
 {pages} freshly drawn pages whose prose comes from works that no training page had;
 {engine}.
-"Worn" is grey paper, grey noise (standard deviation 12 of 255), half a degree of slant and JPEG at quality
-60.
+"Tags" is the error rate of the tags' names in percent, "boxes" the mean intersection over union of the
+blocks' boxes. "Worn" is grey paper, grey noise (standard deviation 12 of 255), half a degree of slant and
+JPEG at quality 60.
 
 {table}
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -45,7 +46,13 @@ def start(script: Script, folder: Path, *arguments: str) -> "subprocess.Popen[st
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_hear_ctrl_c,
     )
+
+
+def _hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so do its children, the tests among them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def process(script: Script, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -1,16 +1,16 @@
 """What fits into this machine: how many pages at once, and how large their cache may grow.
 
-`plan` is a pure function over numbers; `device_memory` is the one place that asks the machine for them. Pages
-are admitted by what they need, and sent back when they grow beyond it (engine/generator.py), so the plan
-bounds and doesn't have to foresee how long pages are.
+`plan` is a pure function over numbers; those of the machine come from `engine/device.py`. Pages are admitted by
+what they need, and sent back when they grow beyond it (engine/generator.py), so the plan bounds and doesn't
+have to foresee how long pages are.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_chandra.engine.device import this_device
 from mlx_chandra.errors import ModelTooLargeError
 from mlx_chandra.models.backend import BackendName, current_backend
 from mlx_chandra.models.cache import KeyValueCache
@@ -41,14 +41,8 @@ class Plan:
 
 
 def device_memory(backend: BackendName) -> int:
-    """Bytes that computing may take here: Metal's recommended working set, the GPU's memory, or half the
-    RAM."""
-    info = mx.device_info()
-    for key in ("max_recommended_working_set_size", "memory_size", "total_memory"):
-        size = info.get(key)
-        if isinstance(size, int) and size > 0 and backend is not BackendName.CPU:
-            return size
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Bytes that computing may take here."""
+    return this_device(backend).working_set
 
 
 def plan(memory: int, demand: Demand, most: int) -> Plan:

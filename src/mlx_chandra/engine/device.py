@@ -1,0 +1,98 @@
+"""What this machine is: MLX's words and the system's, in one form for every backend.
+
+`device_facts` is a pure function over what they say; `this_device` is the one place that asks them. How many
+pages fit is `engine/memory.py`'s business.
+"""
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_chandra.models.backend import BackendName
+
+_SHARE_WITHOUT_A_WORD = 2 / 3  # of a Mac's memory: what Metal recommends on the small ones
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the system says. `memory` in bytes, 0 where it doesn't say."""
+
+    system: str
+    cores: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """The machine as MLX sees it; sizes in bytes.
+
+    Attributes:
+        name: As its maker calls it: "Apple M1 Max", "NVIDIA H200", a CPU's name.
+        architecture: As MLX names it: "applegpu_g13s", "sm_90", "x86_64".
+        memory: All there is: a Mac's unified memory, the card's own, or the RAM.
+        working_set: What computing may take of it: Metal's recommendation (which `iogpu.wired_limit_mb`
+            changes), the card's whole memory, or half the RAM.
+        largest_buffer: The largest single array, where the backend has such a limit.
+    """
+
+    backend: BackendName
+    name: str
+    architecture: str
+    memory: int
+    working_set: int
+    largest_buffer: int | None
+    host: Host
+
+
+def device_facts(backend: BackendName, info: Mapping[str, str | int], host: Host) -> Device:
+    """One machine's facts.
+
+    Args:
+        backend: Which of MLX's backends computes.
+        info: From `mx.device_info()`. Its keys differ: Metal has memory_size,
+            max_recommended_working_set_size and max_buffer_length, CUDA total_memory, the CPU only names.
+        host: From the system.
+    """
+    memory, working_set = host.memory, host.memory // 2
+    if backend is BackendName.METAL:
+        memory = _size(info, "memory_size") or host.memory
+        working_set = _size(info, "max_recommended_working_set_size") or int(memory * _SHARE_WITHOUT_A_WORD)
+    elif backend is BackendName.CUDA:
+        memory = working_set = _size(info, "total_memory") or host.memory // 2
+    architecture = str(info.get("architecture") or "unknown")
+    return Device(
+        backend=backend,
+        name=str(info.get("device_name") or architecture),
+        architecture=architecture,
+        memory=memory,
+        working_set=working_set,
+        largest_buffer=_size(info, "max_buffer_length") or None,
+        host=host,
+    )
+
+
+def this_device(backend: BackendName) -> Device:
+    """The facts of the machine that this runs on."""
+    return device_facts(backend, mx.device_info(), _this_host())
+
+
+def _size(info: Mapping[str, str | int], key: str) -> int:
+    """Bytes, or 0 where there is no such key."""
+    value = info.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def _this_host() -> Host:
+    version = platform.mac_ver()[0]
+    system = f"macOS {version}" if version else platform.system()
+    return Host(f"{system} {platform.machine()}", os.cpu_count() or 1, _ram())
+
+
+def _ram() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return 0

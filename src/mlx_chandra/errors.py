@@ -43,6 +43,10 @@ class ModelTooLargeError(MlxChandraError):
     """The model doesn't fit into this machine's memory."""
 
 
+class MeasurementError(MlxChandraError):
+    """The device could not do what was to be timed."""
+
+
 class OutputError(MlxChandraError):
     """Results can't be written where they were asked for."""
 

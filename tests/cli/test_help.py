@@ -13,7 +13,7 @@ from tests.cli.program import environment
 HEAVY = ("mlx", "PIL", "numpy", "tokenizers", "huggingface_hub", "tqdm", "jinja2", "pypdfium2")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ocr", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["ocr", "--help"], ["bench", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy_and_answers_within_half_a_second(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom mlx_chandra.cli.main import main\n"
@@ -35,6 +35,7 @@ def test_the_programs_help_lists_its_commands(capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     assert "ocr" in said
     assert "show" in said
+    assert "bench" in said
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

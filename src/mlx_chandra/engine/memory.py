@@ -1,8 +1,8 @@
 """What fits into this machine: how many pages at once, and how large their cache may grow.
 
-`plan` is a pure function over numbers; those of the machine come from `engine/device.py`. Pages are admitted by
-what they need, and sent back when they grow beyond it (engine/generator.py), so the plan bounds and doesn't
-have to foresee how long pages are.
+`plan` is a pure function over numbers; those of the machine come from `engine/device.py`. Pages are admitted
+by what they need, and sent back when they grow beyond it (engine/generator.py), so the plan bounds and need
+not foresee how long pages are.
 """
 
 from dataclasses import dataclass

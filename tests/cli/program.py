@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,8 +40,13 @@ def command(script: Script, folder: Path, *arguments: str) -> list[str]:
 
 
 def start(script: Script, folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return popen(command(script, folder, *arguments))
+
+
+def popen(command: Sequence[str]) -> "subprocess.Popen[str]":
+    """A program that hears Ctrl-C, with its output in pipes."""
     return subprocess.Popen(
-        command(script, folder, *arguments),
+        command,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

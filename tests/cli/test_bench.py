@@ -27,7 +27,7 @@ from mlx_chandra.engine.device import Device, Host
 from mlx_chandra.engine.timing import ModelFacts
 from mlx_chandra.measure import Point, Prefill, Skipped
 from mlx_chandra.models.backend import BackendName
-from tests.cli.program import environment
+from tests.cli.program import environment, popen
 
 SMALL = ["--model", "demo", "--page-size", "96x64", "--output-tokens", "20"]
 GIB = 1 << 30
@@ -94,10 +94,7 @@ def test_one_batch_size_is_measured_alone_in_this_process(capsys: pytest.Capture
 
 def test_ctrl_c_keeps_what_was_measured_and_ends_with_130() -> None:
     long_answers = ["--page-size", "96x64", "--output-tokens", "7000", "--seconds", "600"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "mlx_chandra", "bench", "--model", "demo", *long_answers],
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    running = popen([sys.executable, "-m", "mlx_chandra", "bench", "--model", "demo", *long_answers])
     assert running.stdout is not None
     shown = []
     for line in running.stdout:

@@ -1,5 +1,6 @@
 """BatchGenerator: what a page says never depends on its neighbours, and every page ends as it should."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -315,6 +316,20 @@ def test_pages_that_outgrow_the_planned_memory_are_sent_back_and_go_on_where_the
     assert min(active[: active.index(5) + 300]) <= 3
     assert max(cached) <= 5 * 256
     assert crowd.stats().prompt_tokens == sum(len(page.token_ids) for page in pages[:5])  # each counted once
+
+
+@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+def test_a_page_that_is_done_is_kept_by_nobody(
+    request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs]
+) -> None:
+    crowd = generator(request.getfixturevalue(fixture), 3)
+    crowd.insert(pages, LIMITS)
+    everyone = [weakref.ref(page) for page in crowd._pages.values()]
+    while len(crowd._pages) > 2:
+        crowd.next()
+    crowd.next()
+    assert sum(page() is not None for page in everyone) <= 3
+    crowd.close()
 
 
 def test_no_more_pages_are_admitted_than_the_planned_memory_lets_grow(

@@ -356,5 +356,5 @@ class BatchGenerator:
 
     def _finish(self, page: PageInWork) -> None:
         self.cache.remove(page)
-        page.done = True
+        page.done, page.newest = True, None  # else passes would keep pages, and these older passes, for ever
         del self._pages[page.uid]

@@ -23,6 +23,7 @@ LAYERS = {
     "outputs": 3,
     "feed": 4,
     "measure": 4,
+    "assembly": 4,
     "pipeline": 5,
     "cli": 6,
     "__main__": 7,
@@ -35,8 +36,8 @@ SIDEWAYS = {("mlx_chandra.engine.batch", "mlx_chandra.documents.image_files")}
 
 # What takes long to import is imported when first needed, so that --help answers at once.
 HEAVY = {
-    "chandra", "huggingface_hub", "jinja2", "mlx", "numpy", "openai", "PIL", "pillow_heif", "pydantic",
-    "pypdfium2", "safetensors", "tokenizers", "torch", "tqdm", "transformers",
+    "bs4", "chandra", "huggingface_hub", "jinja2", "mlx", "nh3", "numpy", "openai", "PIL", "pillow_heif",
+    "pyarrow", "pydantic", "pypdfium2", "safetensors", "tokenizers", "torch", "tqdm", "transformers",
 }  # fmt: skip
 LIGHT_PARTS = {"cli", "errors", "__init__", "__main__"}
 

@@ -338,3 +338,32 @@ def test_duckdb_reads_every_text_back(tmp_path: Path) -> None:
         f"select image_path, status, coalesce(ocr_text, '') from '{tmp_path / 'r.csv'}'"
     ).fetchall()
     assert found == [(row.image_path, row.status, row.text) for row in some_rows()]
+
+
+def test_a_pages_row_can_be_asked_for_whenever_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    odd = 'many\r\nlines, "quotes" and ü'
+    with ResultsFile(path) as results:
+        results.append([Row("/a", "ok", odd), Row("/b", "error:truncated", "half"), Row("/c", "error:x", "")])
+        assert results.row("/a") == Row("/a", "ok", odd)
+    with ResultsFile(path, Start.RETRY) as results:
+        assert results.row("/b") == Row("/b", "error:truncated", "half")
+        results.append([Row("/d", "ok", "new"), Row("/b", "ok", "whole"), Row("/e\udce9", "ok", "e")])
+        results.append([Row("/c", "ok", odd)])
+        for row in (
+            Row("/a", "ok", odd),
+            Row("/b", "ok", "whole"),
+            Row("/c", "ok", odd),
+            Row("/d", "ok", "new"),
+        ):
+            assert results.row(row.image_path) == row
+        assert results.row("/e\udce9") == Row("/e\udce9", "ok", "e")
+        assert results.row("/f") is None
+
+
+def test_the_row_of_a_document_whose_pages_came_is_no_more(tmp_path: Path) -> None:
+    with ResultsFile(tmp_path / "r.csv") as results:
+        results.append([Row("/a.pdf", "error:locked: x", "")])
+    with ResultsFile(tmp_path / "r.csv", Start.RETRY) as results:
+        results.append([Row("/a.pdf#page=1", "ok", "1")])
+        assert results.row("/a.pdf") is None

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -39,6 +40,33 @@ def sync_folder(folder: str) -> None:
             raise
     finally:
         os.close(number)
+
+
+def write_whole(path: str, content: bytes, tag: str) -> None:
+    """Writes a file that is there whole or not at all, and returns once its bytes are on the disk.
+
+    They go to a hidden file beside it that is then renamed; `tag` and the file's name give it its name, so
+    that a killed run leaves at most what its continuation writes again. Its folder's names are the caller's
+    to sync.
+
+    Raises:
+        OutputError: The file can't be written (DiskFullError: for want of room).
+    """
+    folder, name = os.path.split(path)
+    digest = hashlib.sha256(os.fsencode(tag) + b"\0" + os.fsencode(name)).hexdigest()[:16]
+    part = os.path.join(folder, f".ocr-{digest}.part")
+    with disk_trouble(path):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            with open(part, "wb") as file:
+                file.write(content)
+                file.flush()
+                sync_file(file)
+            os.replace(part, path)
+        except OSError:
+            if os.path.lexists(part):
+                os.unlink(part)
+            raise
 
 
 @contextlib.contextmanager

@@ -11,14 +11,11 @@ the table does it first. So at every moment each page has exactly one row, its o
 merge that was broken off is simply done again. A document that could not be opened has one row under its own
 path; when its pages are read after all, a row in the journal says, before theirs are written, that it goes.
 
-One run at a time: `.results.csv.lock` is held by flock, which the system lets go of when a process ends in
-whatever way, so a leftover lock file refuses nobody. Where the file system knows no locks, there is none.
+One run at a time: `.results.csv.lock` is held, see `lock.py`.
 """
 
 import contextlib
 import csv
-import errno
-import fcntl
 import io
 import os
 import re
@@ -28,8 +25,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import BinaryIO
 
-from mlx_chandra.errors import OutputBusyError, OutputError, UsageError
+from mlx_chandra.errors import OutputError, UsageError
 from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_file, sync_folder
+from mlx_chandra.outputs.lock import Lock
 
 COLUMNS = ("image_path", "status", "ocr_text")
 OK = "ok"
@@ -91,13 +89,14 @@ class ResultsFile:
         folder, name = os.path.split(self.path)
         self._journal_path = os.path.join(folder, f".{name}.retry")
         self._part_path = os.path.join(folder, f".{name}.part")
-        self._done: dict[str, bool] = {}  # by shown path: pages that need no more work; True: from before
-        self._again: set[str] = set()  # shown paths with an error row that may be replaced
-        self._journal: _Table | None = None
+        self._done: dict[str, int | None] = {}  # where the row of a page begins that needs no more work
+        self._again: dict[str, int] = {}  # the same for error rows that may be replaced; all by shown path
+        self._journal: _Table | None = None  # a place in it stands as ~place, which is below 0
         _check_place(folder, self.path)
-        self._lock = _Lock(os.path.join(folder, f".{name}.lock"), self.path)
+        self._lock = Lock(os.path.join(folder, f".{name}.lock"), self.path, "--output")
         try:
             self._table = self._open(start)
+            self._begun = self._table.end
         except BaseException:
             self._lock.release()
             raise
@@ -114,7 +113,18 @@ class ResultsFile:
 
     def was_done(self, path: str) -> bool:
         """Whether this page was done when the file was opened."""
-        return self._done.get(shown_path(path), False)
+        place = self._done.get(shown_path(path))
+        return place is not None and 0 <= place < self._begun
+
+    def row(self, path: str) -> Row | None:
+        """The page's newest row, read from the disk; None where it has none. Can be asked by any thread."""
+        shown = shown_path(path)
+        place = self._done.get(shown, self._again.get(shown))
+        if place is None:
+            return None
+        file, start = (self._journal_path, ~place) if place < 0 else (self.path, place)
+        stored = next(_rows(file, start), None)
+        return None if stored is None else Row(path, stored.status, stored.text)
 
     def append(self, rows: Iterable[Row]) -> None:
         """Adds rows and returns once they are on the disk. A page that is done already is left as it is.
@@ -122,13 +132,15 @@ class ResultsFile:
         Raises DiskFullError or OutputError; what was written before stays readable.
         """
         new, redone = bytearray(), bytearray()
+        retried = len(_HEADER) if self._journal is None else self._journal.end
         for row in rows:
             shown = shown_path(row.image_path)
             if shown in self._done:
                 continue
-            self._done[shown] = False
             redone.extend(self._farewell(shown))
-            (redone if shown in self._again else new).extend(_encoded(shown, row.status, row.text))
+            again = shown in self._again
+            self._done[shown] = ~(retried + len(redone)) if again else self._table.end + len(new)
+            (redone if again else new).extend(_encoded(shown, row.status, row.text))
         if redone:
             if self._journal is None:
                 self._journal = _Table.create(self._journal_path)
@@ -141,7 +153,7 @@ class ResultsFile:
         page = _PAGE.fullmatch(shown)
         if page is None or page[1] not in self._again or page[1] in self._done:
             return b""
-        self._done[page[1]] = False
+        self._done[page[1]] = None
         return _encoded(page[1], _GONE, "")
 
     def close(self) -> None:
@@ -163,11 +175,8 @@ class ResultsFile:
         self._merge()
         end = _header_end(self.path)
         for row in _rows(self.path):
-            end = row.end
-            if start is Start.RETRY and row.status != OK:
-                self._again.add(row.image_path)
-            else:
-                self._done[row.image_path] = True
+            kept = self._again if start is Start.RETRY and row.status != OK else self._done
+            kept[row.image_path], end = end, row.end
         if start is Start.FRESH and self._done:
             raise UsageError(
                 f"{self.path} already holds the results of {len(self._done):,} pages.",
@@ -198,10 +207,10 @@ class ResultsFile:
 
 
 class _Table:
-    """A file of rows that grows at its end; after a failed write it ends at its last whole row."""
+    """A file of rows that grows at its `end`; after a failed write it ends at its last whole row."""
 
     def __init__(self, path: str, file: BinaryIO, end: int) -> None:
-        self._path, self._file, self._end = path, file, end
+        self._path, self._file, self.end = path, file, end
 
     @classmethod
     def create(cls, path: str, part: str | None = None) -> "_Table":
@@ -238,10 +247,10 @@ class _Table:
                 sync_file(self._file)
             except OSError:
                 with contextlib.suppress(OSError):
-                    self._file.truncate(self._end)
-                    self._file.seek(self._end)
+                    self._file.truncate(self.end)
+                    self._file.seek(self.end)
                 raise
-        self._end = self._file.tell()
+        self.end = self._file.tell()
 
     def close(self) -> None:
         self._file.close()
@@ -255,13 +264,21 @@ class _StoredRow:
     end: int  # offset behind the row
 
     @property
+    def text(self) -> str:
+        match = _ROW.fullmatch(self.raw)
+        return _unquoted(match[3]) if match else ""
+
+    @property
     def raw_unless_gone(self) -> bytes:
         return b"" if self.status == _GONE else self.raw
 
 
-def _rows(path: str) -> Iterator[_StoredRow]:
-    """The whole rows of a table; a torn last row is left out. Raises OutputError for a foreign file."""
-    end, raw = _header_end(path), b""
+def _rows(path: str, start: int | None = None) -> Iterator[_StoredRow]:
+    """The whole rows of a table, from the one at byte `start` on; a torn last row is left out.
+
+    Raises OutputError for a foreign file.
+    """
+    end, raw = _header_end(path) if start is None else start, b""
     with disk_trouble(path), open(path, "rb") as file:
         file.seek(end)
         for line in file:
@@ -320,42 +337,3 @@ def _check_place(folder: str, path: str) -> None:
         raise OutputError(f"{path} is a folder.", "--output wants the name of a file, such as results.csv.")
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise OutputError(f"{path} is not an ordinary file.", "Results can only be kept in one.")
-
-
-class _Lock:
-    """The right to write to a table, held until release() or the end of the process."""
-
-    def __init__(self, path: str, guarded: str) -> None:
-        self._path = path
-        while True:
-            with disk_trouble(guarded):
-                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._take(guarded)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._file), os.stat(path)):
-                    break
-            os.close(self._file)  # its last holder removed it while we waited for it; take the new one
-        with contextlib.suppress(OSError):  # the number is for the reader of a message only
-            os.truncate(self._file, 0)
-            os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
-
-    def _take(self, guarded: str) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._file, 20, 0).decode("ascii", "replace").strip()
-            os.close(self._file)
-            who = f"Another run (process {holder})" if holder else "Another run"
-            raise OutputBusyError(
-                f"{who} is writing to {guarded}.", "Wait for it to end, or give this run another --output."
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                os.close(self._file)
-                raise OutputError(f"{guarded} can't be locked: {error.strerror}.") from error
-
-    def release(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
-        with contextlib.suppress(OSError):
-            os.close(self._file)

@@ -4,11 +4,10 @@ A text is written to a hidden file beside its place and renamed. The hidden name
 the run's table only, so a run that was killed leaves at most files that its continuation writes again.
 """
 
-import hashlib
 import os
 
 from mlx_chandra.errors import DiskFullError, OutputError
-from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_file, sync_folder
+from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_folder, write_whole
 
 
 def text_path(image_path: str, text_stem: str, below: str, text_dir: str | None) -> str:
@@ -28,7 +27,7 @@ class TextFiles:
     """Writes texts in groups, so that a folder is synced once a group."""
 
     def __init__(self, table_path: str) -> None:
-        self._table = os.fsencode(table_path)
+        self._table = table_path
 
     def write(self, texts: dict[str, str]) -> dict[str, OutputError]:
         """Writes each path's text and returns once all are on the disk.
@@ -40,7 +39,7 @@ class TextFiles:
         folders: set[str] = set()
         for path, text in texts.items():
             try:
-                self._write(path, text)
+                write_whole(path, cleaned(text).encode(), self._table)
                 folders.add(os.path.dirname(path))
             except DiskFullError:
                 raise
@@ -50,20 +49,3 @@ class TextFiles:
             with disk_trouble(folder):
                 sync_folder(folder)
         return failed
-
-    def _write(self, path: str, text: str) -> None:
-        folder, name = os.path.split(path)
-        tag = hashlib.sha256(self._table + b"\0" + os.fsencode(name)).hexdigest()[:16]
-        part = os.path.join(folder, f".ocr-{tag}.part")
-        with disk_trouble(path):
-            os.makedirs(folder, exist_ok=True)
-            try:
-                with open(part, "wb") as file:
-                    file.write(cleaned(text).encode())
-                    file.flush()
-                    sync_file(file)
-                os.replace(part, path)
-            except OSError:
-                if os.path.lexists(part):
-                    os.unlink(part)
-                raise

@@ -25,6 +25,9 @@ class ModelFamily(StrEnum):
     CHANDRA_2 = "qwen3_5"
 
 
+BOX_SCALES = {ModelFamily.CHANDRA_1: 1024, ModelFamily.CHANDRA_2: 1000}
+"""What the boxes in a model's answers are normalised to, as its prompt asks for."""
+
 # The texts of chandra-ocr that Chandra 1's are made from.
 _KNOWN_SOURCE = {
     PromptType.OCR_LAYOUT: "025935f3e1de1acdfadd4c7d581ab17eb82e8caaffef7b64962621c80b7ca9a8",

@@ -1,0 +1,220 @@
+"""What a folder of documents remembers: whose its folders are, how pages were read, what is written.
+
+`.mlx-chandra.jsonl` in the folder holds a line of JSON for each of
+
+- a document's folder, before anything else is said of it: `{"document": path, "folder": name}`;
+- a page that was read, before its row is in the table: how large it was, its tokens, by which model it was
+  read, and with which settings (`PageFacts`);
+- a document whose files are written: `{"written": path, "as": how}`.
+
+A newer line takes the place of an older one. So a document's files are up to date exactly when the line that
+says so comes after those of all its pages, and a run that was killed between a page's row and its document's
+files leaves one that isn't. Lines are appended and synced like the table's rows; a torn last line is dropped.
+
+A document's folder has the stem of its name. Where that is taken, by another document or by something that
+isn't ours, the folder gets eight digits of its path's hash behind it. Once given, a name stays.
+"""
+
+import hashlib
+import json
+import os
+import threading
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mlx_chandra.errors import OutputError
+from mlx_chandra.outputs.disk import disk_trouble, sync_file, sync_folder
+from mlx_chandra.outputs.layout import Size
+from mlx_chandra.outputs.lock import Lock
+from mlx_chandra.outputs.results_csv import shown_path
+
+NAME = ".mlx-chandra.jsonl"
+_LONGEST = 200  # bytes of a folder's name; the files in it have some more
+_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Making:
+    """With what a page was read, as its user said it.
+
+    Attributes:
+        program: Name and version.
+        model: The checkpoint's name or folder.
+        settings: All that changes an answer: prompt, limits, number format.
+    """
+
+    program: str
+    model: str
+    settings: Mapping[str, str | int | None]
+
+
+@dataclass(frozen=True)
+class PageFacts:
+    """How a page was read.
+
+    Attributes:
+        document: Full path of the file that it is in.
+        page: The page as the table names it.
+        size: Of the page picture; None where none could be opened.
+        finish_reason: Why the answer ended: stop, length, repetition or error; None where none was begun.
+        prompt_tokens: Those of the picture and the question.
+        generated_tokens: Those of the answer.
+        box_scale: What the boxes in the answer are normalised to.
+        making: With what it was read; the ledger of a run fills it in.
+    """
+
+    document: str
+    page: str
+    size: Size | None
+    finish_reason: str | None
+    prompt_tokens: int
+    generated_tokens: int
+    box_scale: int
+    making: Making | None = None
+
+
+class Ledger:
+    """The memory of one folder of documents, locked for one run, which reads pages with `making`.
+
+    Can be used by several threads.
+
+    Raises (on opening): OutputBusyError when another run writes to the folder; OutputError when it can't be
+    written, or its memory is damaged.
+    """
+
+    def __init__(self, folder: str, making: Making) -> None:
+        self.folder, self._making = folder, making
+        self._path = os.path.join(folder, NAME)
+        self._mutex = threading.Lock()
+        self._folders: dict[str, str] = {}  # all by shown path
+        self._places: dict[str, int] = {}  # where a page's newest line begins
+        self._written: dict[str, str] = {}
+        with disk_trouble(folder):
+            os.makedirs(folder, exist_ok=True)
+        self._lock = Lock(os.path.join(folder, ".mlx-chandra.lock"), folder, "--output-dir")
+        try:
+            with disk_trouble(self._path):
+                self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115 (kept open)
+                self._end = self._read()
+                self._file.truncate(self._end)
+                sync_folder(folder)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._taken = {_folded(name) for name in self._folders.values()}
+
+    def close(self) -> None:
+        self._file.close()
+        self._lock.release()
+
+    def folder_of(self, document: str, stem: str) -> str:
+        """The name of a document's folder; given to it for good when it is asked for first.
+
+        Args:
+            document: Full path of its file.
+            stem: What the folder is called if nothing else is.
+        """
+        shown = shown_path(document)
+        with self._mutex:
+            if shown not in self._folders:
+                name = self._free_name(shown, shown_path(stem))
+                self._append({"document": shown, "folder": name}, sync=False)  # that is for the first page's
+                self._folders[shown] = name
+                self._taken.add(_folded(name))
+            return self._folders[shown]
+
+    def add(self, pages: Iterable[PageFacts]) -> None:
+        """Remembers how pages were read, and returns once that is on the disk."""
+        with self._mutex:
+            for facts in pages:
+                page, document = shown_path(facts.page), shown_path(facts.document)
+                self._places[page] = self._end
+                self._written.pop(document, None)
+                made = replace(facts, page=page, document=document, making=self._making)
+                self._append(asdict(made), sync=False)
+            with disk_trouble(self._path):
+                sync_file(self._file)
+
+    def facts(self, page: str) -> PageFacts | None:
+        """How the page was read; None where that isn't known."""
+        with self._mutex:
+            place = self._places.get(shown_path(page))
+        if place is None:
+            return None
+        with disk_trouble(self._path), open(self._path, "rb") as file:
+            file.seek(place)
+            said = json.loads(file.readline())
+        size = Size(**said["size"]) if said["size"] else None
+        return PageFacts(**said | {"size": size, "making": Making(**said["making"])})
+
+    def set_written(self, document: str, how: str) -> None:
+        """Remembers that the document's files are on the disk, made in this way."""
+        with self._mutex:
+            self._append({"written": shown_path(document), "as": how}, sync=True)
+            self._written[shown_path(document)] = how
+
+    def is_written(self, document: str, how: str) -> bool:
+        """Whether the document's files were made in this way, of all that is known of its pages."""
+        with self._mutex:
+            return self._written.get(shown_path(document)) == how
+
+    def _free_name(self, shown: str, stem: str) -> str:
+        digest = hashlib.sha256(shown.encode()).hexdigest()
+        whole = stem or os.path.basename(shown) or "root"
+        short = whole.encode()[: _LONGEST - _DIGITS - 1].decode(errors="ignore")
+        names = [whole] if len(whole.encode()) <= _LONGEST else []
+        names += [f"{short}-{digest[:digits]}" for digits in (_DIGITS, 32, 64)]
+        return next((name for name in names if self._is_free(name)), names[-1])
+
+    def _is_free(self, name: str) -> bool:
+        return _folded(name) not in self._taken and not os.path.lexists(os.path.join(self.folder, name))
+
+    def _append(self, said: Mapping[str, Any], sync: bool) -> None:
+        line = json.dumps(said, ensure_ascii=False).encode() + b"\n"
+        with disk_trouble(self._path):
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                if sync:
+                    sync_file(self._file)
+            except OSError:
+                self._file.truncate(self._end)
+                raise
+        self._end += len(line)
+
+    def _read(self) -> int:
+        """Takes in all whole lines; returns where they end."""
+        end = 0
+        self._file.seek(0)
+        with open(self._path, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    self._take(json.loads(line), end)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    if file.read(1):
+                        raise OutputError(
+                            f"{self._path} is damaged at byte {end:,}, and more follows.",
+                            "It was left as it is; take it away, or choose another --output-dir.",
+                        ) from error
+                    break
+                end += len(line)
+        return end
+
+    def _take(self, said: Mapping[str, Any], place: int) -> None:
+        if "folder" in said:
+            self._folders[said["document"]] = said["folder"]
+        elif "page" in said:
+            self._places[said["page"]] = place
+            self._written.pop(said["document"], None)
+        else:
+            self._written[said["written"]] = said["as"]
+
+
+def _folded(name: str) -> str:
+    """The name as a file system that ignores letter case would compare it."""
+    return unicodedata.normalize("NFC", name).casefold()

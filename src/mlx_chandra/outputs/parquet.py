@@ -1,0 +1,91 @@
+"""A document as a table for analysis: a row for each block, and one for each page that has none.
+
+Files of many documents have the same columns, so they can be read together. pyarrow writes them; it comes
+with the extra `parquet` and is imported when the first file is made.
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from mlx_chandra.errors import MlxChandraError
+from mlx_chandra.outputs.layout import Block, Box
+from mlx_chandra.outputs.page_records import PageRecord
+from mlx_chandra.outputs.plain_text import plain_text
+
+_SIDES = ("left", "top", "right", "bottom")
+COLUMNS = {
+    **dict.fromkeys(("file_name", "source"), "string"),
+    "page": "int32",
+    **dict.fromkeys(("path", "status", "finish_reason"), "string"),
+    **dict.fromkeys(("width", "height", "prompt_tokens", "generated_tokens"), "int32"),
+    "model": "string",
+    "block": "int32",
+    "label": "string",
+    **dict.fromkeys(_SIDES, "int32"),
+    **dict.fromkeys((f"{side}_fraction" for side in _SIDES), "float64"),
+    **dict.fromkeys(("content", "text", "image"), "string"),
+}
+"""The columns and their types, in their order."""
+
+
+def check_parquet() -> None:
+    """Raises MlxChandraError where pyarrow isn't installed; imports nothing."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MlxChandraError(
+            "Parquet files are written by the package pyarrow, which isn't installed.",
+            "It comes with the extra parquet: pip install 'mlx-chandra[parquet]'.",
+        )
+
+
+def parquet_file(source: str, pages: Sequence[PageRecord]) -> bytes:
+    """The content of a Parquet file with the document's blocks."""
+    check_parquet()
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+    rows = list(chain.from_iterable(_rows(source, page) for page in pages))
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _rows(source: str, page: PageRecord) -> Iterator[dict[str, object]]:
+    size, facts = page.converted.size, page.facts
+    about: dict[str, object] = {
+        "file_name": os.path.basename(source),
+        "source": source,
+        "page": page.number,
+        "path": page.path,
+        "status": page.status,
+        "finish_reason": facts.finish_reason if facts else None,
+        "width": size.width if size else None,
+        "height": size.height if size else None,
+        "prompt_tokens": facts.prompt_tokens if facts else None,
+        "generated_tokens": facts.generated_tokens if facts else None,
+        "model": facts.making.model if facts and facts.making else None,
+    }
+    if not page.converted.blocks:
+        yield about
+    for place, block in enumerate(page.converted.blocks):
+        yield about | _block(place, block)
+
+
+def _block(place: int, block: Block) -> dict[str, object]:
+    return {
+        "block": place,
+        "label": block.label,
+        **_sides(block.box, ""),
+        **_sides(block.fractions, "_fraction"),
+        "content": block.content,
+        "text": plain_text(block.content),
+        "image": block.picture,
+    }
+
+
+def _sides(box: Box | None, ending: str) -> dict[str, float | None]:
+    values = (None,) * len(_SIDES) if box is None else box.corners()
+    return {side + ending: value for side, value in zip(_SIDES, values, strict=True)}

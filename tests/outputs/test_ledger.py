@@ -1,0 +1,145 @@
+"""A folder of documents remembers whose its folders are, how pages were read, and what is written."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mlx_chandra.errors import DiskFullError, OutputBusyError, OutputError
+from mlx_chandra.outputs.layout import Size
+from mlx_chandra.outputs.ledger import NAME, Ledger, Making, PageFacts
+
+Opened = Callable[[], Ledger]
+MAKING = Making("mlx-chandra 1", "demo", {"max_tokens": 9, "prompt": "ü"})
+
+
+def facts(page: int, tokens: int = 5) -> PageFacts:
+    return PageFacts("/in/a.pdf", f"/in/a.pdf#page={page}", Size(3, 4), "stop", 100, tokens, 1000)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[[], Ledger]]:
+    ledgers: list[Ledger] = []
+
+    def again() -> Ledger:
+        if ledgers:
+            ledgers[-1].close()
+        ledgers.append(Ledger(str(tmp_path / "out"), MAKING))
+        return ledgers[-1]
+
+    yield again
+    ledgers[-1].close()
+
+
+def test_a_folder_is_called_after_its_document(opened: Opened) -> None:
+    assert opened().folder_of("/in/report.pdf", "report") == "report"
+
+
+def test_two_documents_with_one_stem_have_folders_of_their_own_whatever_the_letter_case(
+    opened: Opened,
+) -> None:
+    ledger = opened()
+    names = [ledger.folder_of(f"/{top}/a", stem) for top, stem in (("x", "Ab"), ("y", "ab"), ("z", "ab"))]
+    assert names[0] == "Ab"
+    assert len({name.casefold() for name in names}) == 3
+    assert all(name.startswith("ab-") and len(name) == 11 for name in names[1:])
+
+
+def test_a_name_stays_also_for_a_later_run_that_meets_the_documents_in_another_order(opened: Opened) -> None:
+    ledger = opened()
+    before = {path: ledger.folder_of(path, "a") for path in ("/x/a.pdf", "/y/a.pdf")}
+    ledger = opened()
+    assert ledger.folder_of("/z/a.pdf", "a") not in before.values()
+    assert {path: ledger.folder_of(path, "a") for path in ("/y/a.pdf", "/x/a.pdf")} == before
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path, opened: Opened) -> None:
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    assert opened().folder_of("/in/a.pdf", "a").startswith("a-")
+
+
+@pytest.mark.parametrize("stem", ["x" * 250, "ü" * 120, "", "\udce9t\udce9"])
+def test_every_stem_gives_a_name_that_the_system_takes_with_the_longest_ending(
+    tmp_path: Path, opened: Opened, stem: str
+) -> None:
+    name = opened().folder_of("/in/\udce9.pdf", stem)
+    folder = tmp_path / "out" / name
+    folder.mkdir()
+    (folder / f"{name}_metadata.json").write_text("{}")
+    name.encode()
+
+
+def test_how_a_page_was_read_is_known_to_later_runs(opened: Opened) -> None:
+    opened().add([facts(1), facts(2), facts(1, tokens=8)])
+    ledger = opened()
+    found = ledger.facts("/in/a.pdf#page=1")
+    assert (found.generated_tokens, found.size, found.making) == (8, Size(3, 4), MAKING)
+    assert ledger.facts("/in/a.pdf#page=3") is None
+
+
+def test_files_are_up_to_date_until_a_page_is_read_again(opened: Opened) -> None:
+    ledger = opened()
+    ledger.add([facts(1)])
+    ledger.set_written("/in/a.pdf", "html")
+    ledger = opened()
+    assert ledger.is_written("/in/a.pdf", "html")
+    assert not ledger.is_written("/in/a.pdf", "html,json")
+    assert not ledger.is_written("/in/b.pdf", "html")
+    ledger.add([facts(1)])
+    assert not ledger.is_written("/in/a.pdf", "html")
+    assert not opened().is_written("/in/a.pdf", "html")
+
+
+@pytest.mark.parametrize("torn", [b'{"written": "/in/a', b'{"written": "/in/a.pdf", "as": "html"}'])
+def test_a_torn_last_line_is_dropped(tmp_path: Path, opened: Opened, torn: bytes) -> None:
+    opened().add([facts(1)])
+    path = tmp_path / "out" / NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    ledger = opened()
+    assert not ledger.is_written("/in/a.pdf", "html")
+    ledger.set_written("/in/a.pdf", "json")
+    assert path.read_bytes().startswith(whole)
+    assert opened().is_written("/in/a.pdf", "json")
+
+
+def test_a_damaged_ledger_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(b'what?\n{"written": "/in/a.pdf", "as": "html"}\n')
+    with pytest.raises(OutputError, match="damaged at byte 0"):
+        Ledger(str(tmp_path), MAKING)
+    assert path.read_bytes().startswith(b"what?")
+    assert os.listdir(tmp_path) == [NAME]  # and the lock is gone
+
+
+def test_two_runs_never_write_to_one_folder(tmp_path: Path) -> None:
+    first = Ledger(str(tmp_path), MAKING)
+    with pytest.raises(OutputBusyError, match="--output-dir"):
+        Ledger(str(tmp_path), MAKING)
+    first.close()
+    Ledger(str(tmp_path), MAKING).close()
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path), MAKING)
+    ledger.add([facts(1)])
+    whole = (tmp_path / NAME).read_bytes()
+
+    real = ledger._file
+
+    class Full:
+        def write(self, content: memoryview) -> int:
+            real.write(content[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def truncate(self, size: int) -> int:
+            return real.truncate(size)
+
+    ledger._file = Full()  # type: ignore[assignment]
+    with pytest.raises(DiskFullError):
+        ledger.add([facts(2)])
+    assert (tmp_path / NAME).read_bytes() == whole
+    ledger._file = real
+    ledger.close()

@@ -42,6 +42,7 @@ class Script:
         step: Seconds that a step takes.
         fails_after: After so many steps the engine gives up for good.
         loading: Seconds that it takes to be there.
+        box_scale: What the boxes in its answers are normalised to.
     """
 
     answers: Mapping[str, Answer] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Script:
     step: float = 0.0
     fails_after: int | None = None
     loading: float = 0.0
+    box_scale: int = 1000
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class FakeReader:
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or Script()
         self.slots = self.script.slots
+        self.box_scale = self.script.box_scale
         time.sleep(self.script.loading)
         self.closed = False
         self.most_at_once = self.most_in_hand = 0

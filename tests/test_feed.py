@@ -73,6 +73,22 @@ def test_pages_that_are_done_are_skipped_and_not_counted(tmp_path: Path, opened:
         assert counted(Total(Many(3), results, Reading())) == 5
 
 
+def test_of_each_document_it_is_said_how_many_pages_it_has_and_how_many_are_left(
+    tmp_path: Path, opened: list[str]
+) -> None:
+    said: list[tuple[str, int, int]] = []
+    with ResultsFile(tmp_path / "r.csv") as results:
+        results.append([Row("/in/0.pdf#page=2", "ok", ""), Row("/in/1.pdf", "error:locked: ...", "")])
+        results.append([Row(f"/in/2.pdf#page={page}", "ok", "") for page in (1, 2, 3)])
+        todo = Todo(
+            Many(4), results, Reading(), lambda d, pages, left: said.append((d.path, len(pages), left))
+        )
+        assert said == [("/in/0.pdf", 3, 2)]  # before its first page is given out, and no other
+        while todo.next() is not None:
+            pass
+    assert said == [("/in/0.pdf", 3, 2), ("/in/1.pdf", 1, 0), ("/in/2.pdf", 3, 0), ("/in/3.pdf", 3, 3)]
+
+
 def test_counting_stops_when_it_is_told_to(tmp_path: Path, opened: list[str]) -> None:
     with ResultsFile(tmp_path / "r.csv") as results:
         source = Many(10_000_000)

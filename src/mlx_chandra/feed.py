@@ -3,7 +3,7 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,17 +19,28 @@ if TYPE_CHECKING:
 
 LOOK_AROUND = 0.1  # seconds between looks at the stop signal, and between updates of the observer
 
+Planned = Callable[[Document, Sequence[Page], int], None]
+"""Is told a document, its pages that are asked for, and how many of these are still to do."""
+
+
+def _nothing(document: Document, pages: Sequence[Page], left: int) -> None:
+    """For runs in which nobody wants to know."""
+
 
 class Todo:
     """The pages that still have to be done. Can be asked by several threads.
 
     Documents are opened to find their pages when the first of these is asked for. A document that is in the
-    results by its own path isn't opened: it was read, or could not be.
+    results by its own path isn't opened: it was read, or could not be. Of each document, `planned` is told
+    before the first of its pages is given out.
     """
 
-    def __init__(self, source: Iterable[Document], results: ResultsFile, reading: Reading) -> None:
+    def __init__(
+        self, source: Iterable[Document], results: ResultsFile, reading: Reading, planned: Planned = _nothing
+    ) -> None:
         self.skipped = 0
         self._lock = threading.Lock()
+        self._planned = planned
         self._pages = self._not_done(source, results, reading)
         self._first = next(self._pages, None)
         self.is_empty = self._first is None
@@ -43,12 +54,13 @@ class Todo:
         for document in source:
             if document.path in results:
                 self.skipped += 1
+                self._planned(document, [Page(document)], 0)
                 continue
-            for page in pages_of(document, reading):
-                if page.number is not None and page.path in results:
-                    self.skipped += 1
-                else:
-                    yield page
+            pages = list(pages_of(document, reading))
+            left = [page for page in pages if page.number is None or page.path not in results]
+            self.skipped += len(pages) - len(left)
+            self._planned(document, pages, len(left))
+            yield from left
 
 
 class Total:
@@ -77,7 +89,10 @@ class Total:
 
 @dataclass(frozen=True)
 class Prepared:
+    """A page ready for the engine. `size` is its picture's, width and height, before any scaling."""
+
     page: Page
+    size: tuple[int, int]
     inputs: "PageInputs"
 
 
@@ -148,7 +163,8 @@ class Feed:
         if page.error is not None:
             return Refused(page, page.error)
         try:
-            return Prepared(page, self._prepare(self._open_page(page)))
+            image = self._open_page(page)
+            return Prepared(page, image.size, self._prepare(image))
         except PageError as error:
             return Refused(page, error)
         except MlxChandraError:

@@ -12,14 +12,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
+from mlx_chandra.assembly import Follower, follower_for
 from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.errors import OutputError, PageError
 from mlx_chandra.feed import LOOK_AROUND, Feed, Prepared, Refused, Todo, Total
+from mlx_chandra.outputs.document_files import DocumentSettings
+from mlx_chandra.outputs.layout import Size
+from mlx_chandra.outputs.ledger import PageFacts
 from mlx_chandra.outputs.results_csv import OK, ResultsFile, Row
 from mlx_chandra.outputs.writers import TextFiles, text_path
 
@@ -43,6 +47,8 @@ class Reader(Protocol):
     def slots(self) -> int: ...
     @property
     def has_work(self) -> bool: ...
+    @property
+    def box_scale(self) -> int: ...  # what the boxes in its answers are normalised to
     def prepare(self, image: "Image") -> "PageInputs": ...
     def decode(self, ids: Sequence[int]) -> str: ...
     def insert(self, prompts: "Sequence[PageInputs]") -> list[int]: ...
@@ -59,12 +65,14 @@ class Settings:
         workers: Threads that open and prepare pages.
         texts: Whether each page's text gets a file of its own.
         text_dir: Top of the tree of text files; None puts them beside the images.
+        documents: Which files each document gets; None for none.
         reading: How documents are read.
     """
 
     workers: int = 4
     texts: bool = True
     text_dir: str | None = None
+    documents: DocumentSettings | None = None
     reading: Reading = field(default_factory=Reading)
 
 
@@ -85,7 +93,11 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended. `skipped` pages were in the results before; `stopped`: it was asked to end early."""
+    """How a run ended.
+
+    `skipped` pages were in the results before; `stopped`: it was asked to end early; `documents` got their
+    files, `unwritten_documents` couldn't.
+    """
 
     ok: int
     failed: int
@@ -93,6 +105,8 @@ class Summary:
     unwritten_texts: int
     seconds: float
     stopped: bool
+    documents: int = 0
+    unwritten_documents: int = 0
 
 
 class Observer(Protocol):
@@ -125,16 +139,40 @@ def run(
         OutputError: The results can't be written any more (DiskFullError: for want of room).
         MlxChandraError: The reader can't be opened or gave up; what was finished by then is kept.
     """
-    todo = Todo(source, results, settings.reading)
-    if todo.is_empty:
-        return Summary(0, 0, todo.skipped, 0, 0.0, False)
-    reader = open_reader()
+    opened = OpenDocuments(settings.reading)
+    documents = follower_for(settings.documents, results, opened, settings.reading, stop)
+    try:
+        todo = Todo(source, results, settings.reading, documents.planned)
+        if todo.is_empty:
+            summary = Summary(0, 0, todo.skipped, 0, 0.0, False)
+        else:
+            reader = open_reader()
+            keeper = _Keeper(results, reader, settings, documents)
+            feed = Feed(todo, opened.page, reader.prepare, settings.workers)
+            total = Total(source, results, settings.reading)
+            summary = _read(_Reading(reader, feed, keeper), total, observer, stop)
+            summary = replace(summary, skipped=todo.skipped)
+    except BaseException:
+        documents.close(drop=True)
+        raise
+    else:
+        documents.close()
+    finally:
+        opened.close()
+    if documents.first_unwritten is not None:
+        observer.warn(f"{documents.first_unwritten.message} With --resume, it is tried again.")
+    return replace(
+        summary,
+        stopped=summary.stopped or documents.dropped > 0,
+        documents=documents.written,
+        unwritten_documents=documents.unwritten,
+    )
+
+
+def _read(reading: "_Reading", total: Total, observer: Observer, stop: threading.Event) -> Summary:
+    """Reads all pages that the feed gives, until the end or the stop, and keeps what is finished."""
     started = time.monotonic()
-    keeper = _Keeper(results, reader.decode, settings)
-    documents = OpenDocuments(settings.reading)
-    feed = Feed(todo, documents.page, reader.prepare, settings.workers)
-    total = Total(source, results, settings.reading)
-    reading = _Reading(reader, feed, keeper)
+    keeper, reader = reading.keeper, reading.reader
     warned = finished = False
     try:
         while not (finished or stop.is_set()):
@@ -145,9 +183,8 @@ def run(
                 observer.update(Snapshot(keeper.ok, keeper.failed, total.count, seconds, reader.stats()))
                 warned = warned or _warn(keeper, observer)
     finally:
-        feed.stop()
+        reading.feed.stop()
         total.stop()
-        documents.close()
         try:
             keeper.close()
         finally:
@@ -156,7 +193,7 @@ def run(
     seconds = time.monotonic() - started
     observer.update(Snapshot(keeper.ok, keeper.failed, total.count, seconds, stats))
     warned = warned or _warn(keeper, observer)
-    return Summary(keeper.ok, keeper.failed, todo.skipped, keeper.unwritten_texts, seconds, not finished)
+    return Summary(keeper.ok, keeper.failed, 0, keeper.unwritten_texts, seconds, not finished)
 
 
 def _warn(keeper: "_Keeper", observer: Observer) -> bool:
@@ -171,9 +208,12 @@ def _warn(keeper: "_Keeper", observer: Observer) -> bool:
 
 @dataclass(frozen=True)
 class _Answered:
-    """All tokens of a page; `reason` is the engine's finish reason, with `error` if it ended in one."""
+    """All tokens of a page; `reason` is the engine's finish reason, with `error` if it ended in one, `size` its
+    picture's."""
 
     page: Page
+    size: tuple[int, int]
+    prompt_tokens: int
     tokens: list[int]
     reason: str
     error: PageError | None = None
@@ -184,31 +224,31 @@ class _Reading:
 
     def __init__(self, reader: Reader, feed: Feed, keeper: "_Keeper") -> None:
         self.looked = 0.0  # when the observer was told last
-        self._reader, self._feed, self._keeper = reader, feed, keeper
+        self.reader, self.feed, self.keeper = reader, feed, keeper
         self._pages: dict[int, _Answered] = {}
 
     def step(self) -> bool:
         """Gives the engine pages if it has room, and takes one step of it. False when all is done."""
-        self._keeper.check()
+        self.keeper.check()
         self._admit()
-        if self._reader.has_work:
-            self._take(*self._reader.next())
-        return bool(self._pages) or self._reader.has_work or not self._feed.exhausted
+        if self.reader.has_work:
+            self._take(*self.reader.next())
+        return bool(self._pages) or self.reader.has_work or not self.feed.exhausted
 
     def _admit(self) -> None:
-        slots = self._reader.slots
+        slots = self.reader.slots
         new: list[Prepared] = []
         for _ in range(slots + max(2, min(slots, _MOST_SPARE)) - len(self._pages)):
-            item = self._feed.get(wait=not self._pages and not new)
+            item = self.feed.get(wait=not self._pages and not new)
             if item is None:
                 break
             if isinstance(item, Refused):
-                self._keeper.keep(item)
+                self.keeper.keep(item)
             else:
                 new.append(item)
         if new:
-            for uid, item in zip(self._reader.insert([item.inputs for item in new]), new, strict=True):
-                self._pages[uid] = _Answered(item.page, [], "")
+            for uid, item in zip(self.reader.insert([item.inputs for item in new]), new, strict=True):
+                self._pages[uid] = _Answered(item.page, item.size, 0, [], "")
 
     def _take(self, prompts: "list[PromptResponse]", tokens: "list[GenerationResponse]") -> None:
         for prompt in prompts:
@@ -216,7 +256,10 @@ class _Reading:
                 error = prompt.error
                 if not isinstance(error, PageError):
                     error = PageError("refused", error.message, error.remedy)
-                self._keeper.keep(Refused(self._pages.pop(prompt.uid).page, error))
+                self.keeper.keep(Refused(self._pages.pop(prompt.uid).page, error))
+            else:
+                page = self._pages[prompt.uid]
+                self._pages[prompt.uid] = replace(page, prompt_tokens=prompt.prompt_tokens)
         for response in tokens:
             page = self._pages[response.uid]
             if response.finish_reason != "error":  # else there is no token
@@ -224,18 +267,17 @@ class _Reading:
             if response.finish_reason is not None:
                 del self._pages[response.uid]
                 reason = str(response.finish_reason)
-                self._keeper.keep(_Answered(page.page, page.tokens, reason, response.error))
+                self.keeper.keep(replace(page, reason=reason, error=response.error))
 
 
 class _Keeper:
     """Writes finished pages on a thread of its own: a page's text file first, then its row, both synced."""
 
-    def __init__(
-        self, results: ResultsFile, decode: Callable[[Sequence[int]], str], settings: Settings
-    ) -> None:
+    def __init__(self, results: ResultsFile, reader: Reader, settings: Settings, documents: Follower) -> None:
         self.ok = self.failed = self.unwritten_texts = 0
         self.first_unwritten: OutputError | None = None
-        self._results, self._decode, self._settings = results, decode, settings
+        self._results, self._reader, self._settings = results, reader, settings
+        self._documents = documents
         self._files = TextFiles(results.path)
         self._finished: queue.SimpleQueue[_Answered | Refused | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
@@ -250,6 +292,7 @@ class _Keeper:
         """Raises what went wrong with writing."""
         if self._error is not None:
             raise self._error
+        self._documents.check()
 
     def close(self) -> None:
         """Returns when all pages are on the disk; raises what went wrong."""
@@ -278,19 +321,34 @@ class _Keeper:
             if self._settings.texts and text.strip():
                 texts[text_path(page.path, page.text_stem, page.below, self._settings.text_dir)] = text
         failed = self._files.write(texts)
+        self._documents.record([self._facts(item) for item in group])
         self._results.append(rows)
+        self._documents.finished([item.page for item in group])
         self.unwritten_texts += len(failed)
         self.first_unwritten = self.first_unwritten or next(iter(failed.values()), None)
         good = sum(row.status == OK for row in rows)
         self.ok += good
         self.failed += len(rows) - good
 
+    def _facts(self, item: _Answered | Refused) -> PageFacts:
+        """How the page was read, for its document's files."""
+        read = item if isinstance(item, _Answered) else _Answered(item.page, (0, 0), 0, [], "")
+        return PageFacts(
+            document=item.page.document.path,
+            page=item.page.path,
+            size=Size(*read.size) if any(read.size) else None,
+            finish_reason=read.reason or None,
+            prompt_tokens=read.prompt_tokens,
+            generated_tokens=len(read.tokens),
+            box_scale=self._reader.box_scale,
+        )
+
     def _result(self, item: _Answered | Refused) -> tuple[str, str]:
         """A page's status and text."""
         if isinstance(item, Refused):
             return _error_status(item.error), ""
         try:
-            text = self._decode(item.tokens)
+            text = self._reader.decode(item.tokens)
         except Exception as error:
             return f"error:internal: {type(error).__name__}: {error}", ""
         if item.error is not None:

@@ -1,5 +1,6 @@
 """The whole program with the demo checkpoint: the example pages become the texts that stand on them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageOps
 
 from tests.cli.program import ROOT, Row, environment, read
 from tools.demo_model.score import plain_text, score_page
@@ -49,7 +51,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         target = folder / "pages" / path.relative_to(EXAMPLES)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    return ocr(folder / "pages", folder / "results.csv", "--verbose")
+    documents = ["--output-dir", str(folder / "out"), "--format", "markdown,json,text"]
+    return ocr(folder / "pages", folder / "results.csv", "--verbose", *documents)
 
 
 @pytest.fixture
@@ -91,6 +94,25 @@ def test_each_page_has_its_text_file(run: Run) -> None:
     for name, row in run.rows.items():
         path = run.pages / name
         assert path.with_name(path.stem + "_ocr.txt").read_text(encoding="utf-8") == row.text
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_the_text_of_each_document_is_what_stands_on_its_page(run: Run, picture: Path) -> None:
+    written = (run.table.parent / "out" / picture.stem / f"{picture.stem}.txt").read_text(encoding="utf-8")
+    truth = picture.with_suffix(".txt").read_text(encoding="utf-8")
+    assert score_page(written, truth).rate <= WORST_PAGE
+
+
+def test_blocks_stand_where_the_words_are_on_the_page(run: Run) -> None:
+    folder = run.table.parent / "out" / "label"
+    (page,) = json.loads((folder / "label.json").read_text(encoding="utf-8"))["pages"]
+    with Image.open(EXAMPLES / "label.png") as image:
+        assert (page["width"], page["height"]) == image.size
+        ink = ImageOps.invert(image.convert("L")).point(lambda value: 255 if value > 128 else 0)
+    for block in page["blocks"]:
+        assert ink.crop(block["bbox"]).getbbox() is not None
+    assert (page["model"], page["finish_reason"]) == ("demo", "stop")
+    assert page["generated_tokens"] > 20
 
 
 def test_a_second_run_with_resume_does_nothing_and_loads_no_model(run: Run) -> None:

@@ -10,7 +10,19 @@ from mlx_chandra import __version__
 from mlx_chandra.cli.main import main
 from tests.cli.program import environment
 
-HEAVY = ("mlx", "PIL", "numpy", "tokenizers", "huggingface_hub", "tqdm", "jinja2", "pypdfium2")
+HEAVY = (
+    "mlx",
+    "PIL",
+    "numpy",
+    "tokenizers",
+    "huggingface_hub",
+    "tqdm",
+    "jinja2",
+    "pypdfium2",
+    "bs4",
+    "chandra",
+    "nh3",
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["ocr", "--help"], ["bench", "--help"], ["--version"]])

@@ -10,7 +10,7 @@ from mlx_chandra.outputs.sanitise import sanitised
     [
         ("<p>a</p><script>alert(1)</script>", "<p>a</p>alert(1)"),
         ('<img src="x" onerror="alert(1)" alt="d">', '<img alt="d">'),
-        ('<img src="https://example.com/seen.gif">', "<img>"),
+        ('<img src="//elsewhere/seen.gif">', "<img>"),
         ('<a href="javascript:alert(1)">x</a>', '<a rel="noopener noreferrer">x</a>'),
         ('<iframe src="x">y</iframe><svg onload="alert(1)"></svg>', "y"),
         ('<form action="x"><input formaction="y"></form>', "<input>"),

@@ -7,7 +7,7 @@ import chandra.prompts
 import pytest
 
 from mlx_chandra.errors import MlxChandraError
-from mlx_chandra.processing.prompt import ModelFamily, PromptType, prompt_text
+from mlx_chandra.processing.prompt import BOX_SCALES, ModelFamily, PromptType, prompt_text
 
 CHANDRA_1 = {
     PromptType.OCR_LAYOUT: "3cdbeed4e2b12e40455738f8106b1fc7b4bb91d326f88d32178d5c5bbb178567",
@@ -25,6 +25,11 @@ KNOWN = {ModelFamily.CHANDRA_1: CHANDRA_1, ModelFamily.CHANDRA_2: CHANDRA_2}
 def test_every_prompt_has_the_known_sha256(family: ModelFamily, prompt_type: PromptType) -> None:
     text = prompt_text(prompt_type, family)
     assert hashlib.sha256(text.encode()).hexdigest() == KNOWN[family][prompt_type]
+
+
+@pytest.mark.parametrize("family", ModelFamily)
+def test_boxes_are_normalised_to_what_the_prompt_asks_for(family: ModelFamily) -> None:
+    assert f"normalized 0-{BOX_SCALES[family]}." in prompt_text(PromptType.OCR_LAYOUT, family)
 
 
 def test_every_prompt_of_the_authors_package_has_a_name_here() -> None:

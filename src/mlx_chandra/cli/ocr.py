@@ -1,4 +1,4 @@
-"""`mlx-chandra ocr` and `ocr_batch.py`: read documents and page images into a CSV and text files."""
+"""`mlx-chandra ocr` and `ocr_batch.py`: read documents and page images into a CSV and files beside it."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import inputs
+from mlx_chandra.cli import documents, inputs
 from mlx_chandra.cli.numbers import at_least, batch_size
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--version", action="version", version=f"mlx-chandra {__version__}")
     inputs.add_to(parser)
     _add_results(parser)
+    documents.add_to(parser)
     _add_model(parser)
     _add_running(parser)
 
@@ -115,11 +116,11 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = None) -> int:
     """Does what the options say; returns the exit status. Raises MlxChandraError."""
     from mlx_chandra import pipeline
-    from mlx_chandra.cli.progress import observer_for, summary_line
+    from mlx_chandra.cli.progress import observer_for, printable, summary_line
     from mlx_chandra.cli.reader import ReaderOptions, open_engine
     from mlx_chandra.outputs.results_csv import ResultsFile
 
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters about a page is in its row
+    warnings.filterwarnings("ignore", module=r"(PIL|bs4|chandra|markdownify)\b")  # a page's row says it
     logging.getLogger("pypdfium2").setLevel(logging.ERROR)
     reading = inputs.reading_of(arguments)
     source = inputs.source_of(arguments)
@@ -136,6 +137,7 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
         workers=arguments.workers or min(8, os.cpu_count() or 1),
         texts=not arguments.no_text,
         text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
+        documents=documents.settings_of(arguments, options),
         reading=reading,
     )
     open_reader = reader_factory or open_engine
@@ -153,13 +155,15 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
 
         summary = pipeline.run(source, results, opened, settings, observer, stop)
     print(summary_line(summary, results.path))
+    if settings.documents is not None:
+        print(f"Documents: {printable(settings.documents.folder)}")
     return _exit_status(summary)
 
 
 def _exit_status(summary: "Summary") -> int:
     if summary.stopped:
         return INTERRUPTED
-    return SOME_FAILED if summary.failed else 0
+    return SOME_FAILED if summary.failed or summary.unwritten_documents else 0
 
 
 def _start(arguments: argparse.Namespace) -> "Start":

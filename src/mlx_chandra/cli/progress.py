@@ -34,6 +34,10 @@ def summary_line(summary: Summary, results_path: str) -> str:
     else:
         said = f"{summary.ok:,} pages ok, {summary.failed:,} failed in {duration(summary.seconds)}{rate}"
         said += f"; {summary.skipped:,} were done before." if summary.skipped else "."
+    if summary.documents:
+        said += f" The files of {_documents(summary.documents)} were written."
+    if summary.unwritten_documents:
+        said += f" Those of {_documents(summary.unwritten_documents)} could not be written."
     if summary.unwritten_texts:
         said += f" {summary.unwritten_texts:,} text files could not be written."
     if summary.stopped:
@@ -41,6 +45,10 @@ def summary_line(summary: Summary, results_path: str) -> str:
     elif summary.failed:
         said += " The status column says why pages failed."
     return f"{said}\nResults: {printable(results_path)}"
+
+
+def _documents(count: int) -> str:
+    return "1 document" if count == 1 else f"{count:,} documents"
 
 
 def duration(seconds: float) -> str:

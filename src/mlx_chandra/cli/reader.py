@@ -52,6 +52,12 @@ class EngineReader:
     def has_work(self) -> bool:
         return self._generator.has_work
 
+    @property
+    def box_scale(self) -> int:
+        from mlx_chandra.processing.prompt import BOX_SCALES
+
+        return BOX_SCALES[self._processor.family]
+
     def prepare(self, image: "Image") -> "PageInputs":
         return self._processor.prepare(image, self._prompt, self._max_size)
 

@@ -60,10 +60,10 @@ def follower_for(
     stop: threading.Event,
 ) -> Follower:
     """What puts the run's documents together; without settings, what does nothing."""
-    return Nobody() if settings is None else Assembly(settings, results, opened, reading, stop)
+    return NoDocuments() if settings is None else Assembly(settings, results, opened, reading, stop)
 
 
-class Nobody:
+class NoDocuments:
     """The follower of a run that writes no documents."""
 
     def __init__(self) -> None:
@@ -154,7 +154,8 @@ class Assembly:
         """Also those that this run passes over: an earlier one may have read them."""
         if pages[0].number is None or self._reading.pages == PageSelection():
             return list(pages)
-        return list(pages_of(document, replace(self._reading, pages=PageSelection())))
+        every = list(pages_of(document, replace(self._reading, pages=PageSelection())))
+        return every if every[0].number is not None else list(pages)  # it could be opened a moment ago
 
     def _work(self) -> None:
         try:

@@ -1,8 +1,9 @@
 """The way of the pages: found, opened and prepared on workers, read by the engine, kept on the disk.
 
-Three kinds of threads. Workers open and prepare pages ahead of the device, behind a bounded queue. The
+Four kinds of threads. Workers open and prepare pages ahead of the device, behind a bounded queue. The
 caller's thread feeds the engine and takes its tokens, and does nothing else. The keeper decodes finished
-pages and writes them, in groups, so that syncing the disk never holds up the device.
+pages and writes them, in groups, so that syncing the disk never holds up the device. Where documents get
+files, `assembly.py` has a thread that puts them together of pages that are kept.
 
 What a status means is decided here; how pages are found, opened and stored is documents' and outputs'
 business, and what the run looks like on a screen is the observer's.

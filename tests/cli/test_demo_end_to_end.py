@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,10 @@ def test_blocks_stand_where_the_words_are_on_the_page(run: Run) -> None:
         ink = ImageOps.invert(image.convert("L")).point(lambda value: 255 if value > 128 else 0)
     for block in page["blocks"]:
         assert ink.crop(block["bbox"]).getbbox() is not None
+    said = re.findall(r'data-bbox="([^"]*)"', run.rows["label.png"].text)  # the demo speaks as Chandra 2
+    assert [block["bbox_fractions"] for block in page["blocks"]] == [
+        [int(number) / 1000 for number in box.split()] for box in said
+    ]
     assert (page["model"], page["finish_reason"]) == ("demo", "stop")
     assert page["generated_tokens"] > 20
 

@@ -59,19 +59,21 @@ def settings_of(arguments: argparse.Namespace, options: "ReaderOptions") -> "Doc
 
     Raises:
         UsageError: The options make no sense.
-        MlxChandraError: Parquet files are asked for, and pyarrow isn't installed.
+        MlxChandraError: A package that makes the files isn't installed, or pyarrow isn't for Parquet.
     """
     if arguments.output_dir is None:
         _check_alone(arguments)
         return None
     from mlx_chandra.outputs.conversion import Choices
     from mlx_chandra.outputs.document_files import DocumentSettings, Format
+    from mlx_chandra.outputs.layout import package
     from mlx_chandra.outputs.ledger import Making
     from mlx_chandra.outputs.parquet import check_parquet
 
     formats = _formats(arguments.format or DEFAULT_FORMATS)
     if Format.PARQUET in formats:
         check_parquet()
+    package()  # what is missing is said before a night's reading
     making = Making(
         program=f"mlx-chandra {__version__}",
         model=options.model,

@@ -209,8 +209,8 @@ def _warn(keeper: "_Keeper", observer: Observer) -> bool:
 
 @dataclass(frozen=True)
 class _Answered:
-    """All tokens of a page; `reason` is the engine's finish reason, with `error` if it ended in one, `size` its
-    picture's."""
+    """All tokens of a page, and its picture's size; `reason` is the engine's finish reason, with `error` if
+    it ended in one."""
 
     page: Page
     size: tuple[int, int]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 EMPTY, TRUNCATED, REPETITION = "error:empty", "error:truncated", "error:repetition"
 _ENDS = {"length": TRUNCATED, "repetition": REPETITION}
 
-_MOST_SPARE = 16  # prepared pages that wait in the engine beyond its slots; a large page takes 25 MB
+_MOST_SPARE = 16  # prepared pages that wait in the engine beyond its slots; a page takes a few MB
 _LARGEST_GROUP = 256  # pages that are synced to the disk together
 
 

@@ -188,7 +188,7 @@ class BatchGenerator:
 
     def _go_on(self) -> None:
         started = time.perf_counter()
-        if self.waiting and (admitted := self._admit()):
+        if self.waiting and self.cache.free and (admitted := self._admit()):
             # The device stands still for a moment, so that the cache is updated in place (see Passes.step).
             self._read()
             self._prefill(admitted)
@@ -225,7 +225,7 @@ class BatchGenerator:
         """Raise AssertionError if the books disagree: rows, slots, pages and launches. For tests, and when
         idle."""
         self.cache.check()
-        in_rows = [page for page in self.cache.pages if page is not None]
+        in_rows = self._in_rows()
         assert len({page.uid for page in in_rows}) == len(in_rows), "a page has two rows"
         for page, length in zip(self.cache.pages, self.cache.lengths, strict=True):
             if page is not None:
@@ -237,7 +237,7 @@ class BatchGenerator:
 
     def _admit(self) -> list[PageInWork]:
         """The pages of the next prefill pass, where slots are free and memory is left for them to grow in."""
-        growing = [self._expected(page.length, page) for page in self.cache.pages if page]
+        growing = [self._expected(page.length, page) for page in self._in_rows()]
 
         def fits(lengths: Sequence[int]) -> bool:
             coming = [self._expected(length) for length in lengths]

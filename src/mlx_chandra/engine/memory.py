@@ -15,7 +15,7 @@ from mlx_chandra.errors import ModelTooLargeError
 from mlx_chandra.models.backend import BackendName, current_backend
 from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.config import read_config
-from mlx_chandra.models.load import checkpoint_bytes
+from mlx_chandra.models.load import DTYPES, checkpoint_bytes
 
 MOST_SLOTS = {BackendName.METAL: 64, BackendName.CUDA: 128, BackendName.CPU: 32}
 _USABLE = 0.85  # of the working set: the rest is for the system and what is computed on the way
@@ -77,7 +77,7 @@ def require_room_here(folder: Path) -> None:
     if backend.name is BackendName.CPU:
         return
     config = read_config(folder)
-    dtype = {"float32": mx.float32}.get(config.dtype, mx.bfloat16)
+    dtype = DTYPES.get(config.dtype, mx.bfloat16)
     bits = config.quantization.bits if config.quantization else 8 * dtype.size
     per_token = KeyValueCache.bytes_per_token(config.text, dtype)
     demand = Demand(checkpoint_bytes(folder), per_token)

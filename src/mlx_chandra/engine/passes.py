@@ -133,8 +133,7 @@ class Passes:
             places.append(starts[id(launch)] + page.place)
         places += [0] * added
         tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
-        tokens = tokens if places == list(range(total)) else tokens[mx.array(places)]
-        return mx.maximum(tokens, 0)  # NOT_A_TOKEN has no embedding
+        return tokens if places == list(range(total)) else tokens[mx.array(places)]
 
     def _choose(self, pages: Sequence[PageInWork | None], logits: mx.array) -> mx.array:
         """The next token of each row, not yet computed: [n] from logits [n, vocab]."""

@@ -102,15 +102,12 @@ class KeyValueCache(Generic[PageT]):
     @property
     def growth(self) -> int:
         """For how many tokens more it would have to hold room in the next step."""
-        longest = (
-            max((self._lengths[row] for row in self._rows_on(n)), default=0)
-            for n in range(len(self._shelves))
-        )
-        needed = (shelf_length(tokens + 1) if tokens else 0 for tokens in longest)
-        return sum(
-            shelf.rows * max(0, tokens - shelf.capacity)
-            for shelf, tokens in zip(self._shelves, needed, strict=True)
-        )
+        tokens = 0
+        for number, shelf in enumerate(self._shelves):
+            longest = self._longest_on(number)
+            if longest >= shelf.capacity > 0:
+                tokens += shelf.rows * (shelf_length(longest + 1) - shelf.capacity)
+        return tokens
 
     def arrays(self, layers: Iterable[int]) -> list[mx.array]:
         """The arrays of some layers, for evaluation together with what was computed from them."""
@@ -164,9 +161,7 @@ class KeyValueCache(Generic[PageT]):
             return False
         row = self._pages.index(page)
         self._pages[row], self._lengths[row] = None, 0
-        while self._lengths and not self._lengths[-1]:
-            self._pages.pop()
-            self._lengths.pop()
+        self._trim()
         return True
 
     @property
@@ -185,7 +180,7 @@ class KeyValueCache(Generic[PageT]):
         in_use = self._number(len(self._lengths) - 1) + 1 if self._lengths else 0
         for number, shelf in enumerate(self._shelves):
             if number < in_use:
-                shelf.shrink(max(self._lengths[row] for row in self._rows_on(number)), tightly)
+                shelf.shrink(self._longest_on(number), tightly)
             elif tightly or number > in_use:  # the next one is kept, for it may be wanted again soon
                 shelf.drop()
 
@@ -198,11 +193,7 @@ class KeyValueCache(Generic[PageT]):
             hole = longest
         if hole != last:
             self._move(last, hole)
-        self._pages.pop()
-        self._lengths.pop()
-        while self._lengths and not self._lengths[-1]:
-            self._pages.pop()
-            self._lengths.pop()
+        self._trim()
 
     def _make_room(self, length: int) -> int:
         """A new row for a page of `length`: pages that are shorter move to a later shelf for it."""
@@ -226,6 +217,12 @@ class KeyValueCache(Generic[PageT]):
         self._pages[target], self._lengths[target] = self._pages[source], length
         self._pages[source], self._lengths[source] = None, 0
 
+    def _trim(self) -> None:
+        """A hole at the end is no row."""
+        while self._lengths and not self._lengths[-1]:
+            self._pages.pop()
+            self._lengths.pop()
+
     def _number(self, row: int) -> int:
         """Which shelf a row stands on."""
         return bisect_right(self._firsts, row) - 1
@@ -237,6 +234,10 @@ class KeyValueCache(Generic[PageT]):
 
     def _rows_on(self, number: int) -> range:
         return range(self._firsts[number], min(self._firsts[number + 1], len(self._lengths)))
+
+    def _longest_on(self, number: int) -> int:
+        """Tokens of the longest page on a shelf, 0 on an empty one."""
+        return max((self._lengths[row] for row in self._rows_on(number)), default=0)
 
     def _part(
         self, shelf: Shelf, lengths: Sequence[int], on_device: mx.array, heads: mx.array
@@ -259,7 +260,7 @@ class KeyValueCache(Generic[PageT]):
         assert not self._lengths or self._lengths[-1], "the last row is a hole"
         config = self._config
         for number, shelf in enumerate(self._shelves):
-            longest = max((self._lengths[row] for row in self._rows_on(number)), default=0)
+            longest = self._longest_on(number)
             assert longest <= min(shelf.capacity, self.max_length), f"a row of {longest} in {shelf.capacity}"
             shape = (shelf.rows, config.num_key_value_heads, shelf.capacity, config.head_dim)
             layers = config.num_hidden_layers if shelf.capacity else 0

@@ -28,7 +28,7 @@ _PREFIXES = (
     ("vision_tower.", "visual."),
 )
 _PATCH_PROJECTION = "visual.patch_embed.proj.weight"
-_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _SHOWN = 8  # tensor names in one error message
 
 
@@ -69,11 +69,11 @@ def _default_dtype(config: ModelConfig, backend: Backend) -> str:
 def _dtype(dtype: mx.Dtype | str, folder: Path) -> mx.Dtype:
     if isinstance(dtype, mx.Dtype):
         return dtype
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise CheckpointError(
-            f"{folder}: the dtype {dtype!r} is not supported.", f"Choose one of {', '.join(_DTYPES)}."
+            f"{folder}: the dtype {dtype!r} is not supported.", f"Choose one of {', '.join(DTYPES)}."
         )
-    return _DTYPES[dtype]
+    return DTYPES[dtype]
 
 
 def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:

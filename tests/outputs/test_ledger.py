@@ -68,7 +68,8 @@ def test_every_stem_gives_a_name_that_the_system_takes_with_the_longest_ending(
     folder = tmp_path / "out" / name
     folder.mkdir()
     (folder / f"{name}_metadata.json").write_text("{}")
-    name.encode()
+    assert os.listdir(folder) == [f"{name}_metadata.json"]
+    assert name.encode().decode() == name
 
 
 def test_how_a_page_was_read_is_known_to_later_runs(opened: Opened) -> None:

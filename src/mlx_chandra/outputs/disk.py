@@ -30,6 +30,13 @@ def sync_file(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
+def write_all(file: IO[bytes], content: bytes) -> None:
+    """Writes to an unbuffered file, which may take less than it is given at once."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 def sync_folder(folder: str) -> None:
     """Returns once the folder's names are on the disk, where the file system can promise that at all."""
     number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -95,8 +95,7 @@ class DocumentFiles:
             for name, content in own.converted.pictures.items():
                 self._write(name, content)
                 written.add(name)
-            records.append(replace(own, converted=replace(own.converted, pictures=dict.fromkeys(
-                own.converted.pictures, b""))))  # fmt: skip
+            records.append(_with_names_alone(own))
         for form in sorted(self._settings.formats):
             self._write(self._name + _ENDINGS[form], self._content(form, records))
         metadata = metadata_record(self._source, records, self._files)
@@ -144,6 +143,12 @@ class DocumentFiles:
         except (OSError, ValueError, KeyError, TypeError):
             return set()
         return {name for name in names if name.endswith(_PICTURE) and name == os.path.basename(name)}
+
+
+def _with_names_alone(page: PageRecord) -> PageRecord:
+    """The page without its pictures' content, which is written: a document may have a thousand of them."""
+    pictures = dict.fromkeys(page.converted.pictures, b"")
+    return replace(page, converted=replace(page.converted, pictures=pictures))
 
 
 def _with_names_of_its_own(page: PageRecord, taken: set[str]) -> PageRecord:

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlx_chandra.errors import OutputError
-from mlx_chandra.outputs.disk import disk_trouble, sync_file, sync_folder
+from mlx_chandra.outputs.disk import disk_trouble, sync_file, sync_folder, write_all
 from mlx_chandra.outputs.layout import Size
 from mlx_chandra.outputs.lock import Lock
 from mlx_chandra.outputs.results_csv import shown_path
@@ -175,9 +175,7 @@ class Ledger:
         line = json.dumps(said, ensure_ascii=False).encode() + b"\n"
         with disk_trouble(self._path):
             try:
-                rest = memoryview(line)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
+                write_all(self._file, line)
                 if sync:
                     sync_file(self._file)
             except OSError:

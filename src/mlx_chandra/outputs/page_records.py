@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_chandra.outputs.conversion import ConvertedPage
-from mlx_chandra.outputs.layout import Block, Box, Size
+from mlx_chandra.outputs.layout import Block, Box
 from mlx_chandra.outputs.ledger import PageFacts
 from mlx_chandra.outputs.results_csv import OK
 
@@ -75,21 +75,28 @@ def _page_metadata(place: int, page: PageRecord) -> dict[str, object]:
     }
 
 
-def _page(page: PageRecord) -> dict[str, object]:
-    size, facts = page.converted.size or Size(0, 0), page.facts
+def reading_record(page: PageRecord) -> dict[str, object]:
+    """Which page it is and how it was read; what isn't known is None."""
+    size, facts = page.converted.size, page.facts
     making = facts.making if facts else None
     return {
         "page": page.number,
         "path": page.path,
         "status": page.status,
         "finish_reason": facts.finish_reason if facts else None,
-        "width": size.width or None,
-        "height": size.height or None,
+        "width": size.width if size else None,
+        "height": size.height if size else None,
         "prompt_tokens": facts.prompt_tokens if facts else None,
         "generated_tokens": facts.generated_tokens if facts else None,
         "model": making.model if making else None,
         "settings": dict(making.settings) if making else None,
         "program": making.program if making else None,
+    }
+
+
+def _page(page: PageRecord) -> dict[str, object]:
+    return {
+        **reading_record(page),
         "problems": list(page.converted.problems),
         "blocks": [_block(block) for block in page.converted.blocks],
     }

@@ -11,7 +11,7 @@ from itertools import chain
 
 from mlx_chandra.errors import MlxChandraError
 from mlx_chandra.outputs.layout import Block, Box
-from mlx_chandra.outputs.page_records import PageRecord
+from mlx_chandra.outputs.page_records import PageRecord, reading_record
 from mlx_chandra.outputs.plain_text import plain_text
 
 _SIDES = ("left", "top", "right", "bottom")
@@ -54,20 +54,8 @@ def parquet_file(source: str, pages: Sequence[PageRecord]) -> bytes:
 
 
 def _rows(source: str, page: PageRecord) -> Iterator[dict[str, object]]:
-    size, facts = page.converted.size, page.facts
-    about: dict[str, object] = {
-        "file_name": os.path.basename(source),
-        "source": source,
-        "page": page.number,
-        "path": page.path,
-        "status": page.status,
-        "finish_reason": facts.finish_reason if facts else None,
-        "width": size.width if size else None,
-        "height": size.height if size else None,
-        "prompt_tokens": facts.prompt_tokens if facts else None,
-        "generated_tokens": facts.generated_tokens if facts else None,
-        "model": facts.making.model if facts and facts.making else None,
-    }
+    read = {name: value for name, value in reading_record(page).items() if name in COLUMNS}
+    about: dict[str, object] = {"file_name": os.path.basename(source), "source": source, **read}
     if not page.converted.blocks:
         yield about
     for place, block in enumerate(page.converted.blocks):

@@ -26,7 +26,7 @@ from enum import Enum
 from typing import BinaryIO
 
 from mlx_chandra.errors import OutputError, UsageError
-from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_file, sync_folder
+from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_file, sync_folder, write_all
 from mlx_chandra.outputs.lock import Lock
 
 COLUMNS = ("image_path", "status", "ocr_text")
@@ -241,9 +241,7 @@ class _Table:
         with disk_trouble(self._path):
             try:
                 for row in rows:
-                    rest = memoryview(row)
-                    while rest:
-                        rest = rest[self._file.write(rest) :]
+                    write_all(self._file, row)
                 sync_file(self._file)
             except OSError:
                 with contextlib.suppress(OSError):

@@ -6,8 +6,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from mlx_chandra.cli import checkpoint
 from mlx_chandra.cli.numbers import at_least, batch_size
-from mlx_chandra.cli.ocr import DEFAULT_MODEL, INTERRUPTED
+from mlx_chandra.cli.ocr import INTERRUPTED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,14 +33,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help="demo, a folder, or a Hugging Face name (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="numbers of the model (default: what fits)",
-    )
+    checkpoint.add_to(parser)
     parser.add_argument(
         "--page-size",
         type=page_size,

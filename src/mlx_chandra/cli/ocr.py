@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import documents, inputs
+from mlx_chandra.cli import checkpoint, documents, inputs
 from mlx_chandra.cli.numbers import at_least, batch_size
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
-DEFAULT_MODEL = "mlx-community/chandra-bf16"
 SOME_FAILED, INTERRUPTED = 1, 130
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -68,14 +67,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", default=DEFAULT_MODEL, help="demo, a folder, or a Hugging Face name (default: %(default)s)"
-    )
-    model.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="numbers of the model (default: what fits)",
-    )
+    checkpoint.add_to(model)
     prompt = model.add_mutually_exclusive_group()
     prompt.add_argument(
         "--prompt-type",

@@ -24,10 +24,11 @@ LAYERS = {
     "feed": 4,
     "measure": 4,
     "assembly": 4,
-    "pipeline": 5,
-    "cli": 6,
-    "__main__": 7,
-    "__init__": 7,
+    "keeper": 5,
+    "pipeline": 6,
+    "cli": 7,
+    "__main__": 8,
+    "__init__": 8,
 }
 STRANGERS = {"documents", "outputs", "processing", "models"}
 

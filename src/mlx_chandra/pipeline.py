@@ -1,32 +1,29 @@
 """The way of the pages: found, opened and prepared on workers, read by the engine, kept on the disk.
 
 Four kinds of threads. Workers open and prepare pages ahead of the device, behind a bounded queue. The
-caller's thread feeds the engine and takes its tokens, and does nothing else. The keeper decodes finished
-pages and writes them, in groups, so that syncing the disk never holds up the device. Where documents get
-files, `assembly.py` has a thread that puts them together of pages that are kept.
+caller's thread feeds the engine and takes its tokens, and does nothing else. `keeper.py` has one that decodes
+finished pages and writes them. Where documents get files, `assembly.py` has one that puts them together of
+pages that are kept.
 
-What a status means is decided here; how pages are found, opened and stored is documents' and outputs'
-business, and what the run looks like on a screen is the observer's.
+How pages are found, opened and stored is documents' and outputs' business, and what the run looks like on a
+screen is the observer's.
 """
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_chandra.assembly import Follower, follower_for
-from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.assembly import follower_for
+from mlx_chandra.documents.document import Document
 from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.pages import Reading
-from mlx_chandra.errors import OutputError, PageError
+from mlx_chandra.errors import PageError
 from mlx_chandra.feed import LOOK_AROUND, Feed, Prepared, Refused, Todo, Total
+from mlx_chandra.keeper import Answered, Keeper
 from mlx_chandra.outputs.document_files import DocumentSettings
-from mlx_chandra.outputs.layout import Size
-from mlx_chandra.outputs.ledger import PageFacts
-from mlx_chandra.outputs.results_csv import OK, ResultsFile, Row
-from mlx_chandra.outputs.writers import TextFiles, text_path
+from mlx_chandra.outputs.results_csv import ResultsFile
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,11 +31,7 @@ if TYPE_CHECKING:
     from mlx_chandra.engine.responses import GenerationResponse, GeneratorStats, PromptResponse
     from mlx_chandra.processing.processor import PageInputs
 
-EMPTY, TRUNCATED, REPETITION = "error:empty", "error:truncated", "error:repetition"
-_ENDS = {"length": TRUNCATED, "repetition": REPETITION}
-
 _MOST_SPARE = 16  # prepared pages that wait in the engine beyond its slots; a page takes a few MB
-_LARGEST_GROUP = 256  # pages that are synced to the disk together
 
 
 class Reader(Protocol):
@@ -148,7 +141,7 @@ def run(
             summary = Summary(0, 0, todo.skipped, 0, 0.0, False)
         else:
             reader = open_reader()
-            keeper = _Keeper(results, reader, settings, documents)
+            keeper = Keeper(results, reader, settings.texts, settings.text_dir, documents)
             feed = Feed(todo, opened.page, reader.prepare, settings.workers)
             total = Total(source, results, settings.reading)
             summary = _read(_Reading(reader, feed, keeper), total, observer, stop)
@@ -197,7 +190,7 @@ def _read(reading: "_Reading", total: Total, observer: Observer, stop: threading
     return Summary(keeper.ok, keeper.failed, 0, keeper.unwritten_texts, seconds, not finished)
 
 
-def _warn(keeper: "_Keeper", observer: Observer) -> bool:
+def _warn(keeper: Keeper, observer: Observer) -> bool:
     if keeper.first_unwritten is None:
         return False
     observer.warn(
@@ -207,26 +200,14 @@ def _warn(keeper: "_Keeper", observer: Observer) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class _Answered:
-    """All tokens of a page, and its picture's size; `reason` is the engine's finish reason, with `error` if
-    it ended in one."""
-
-    page: Page
-    size: tuple[int, int]
-    prompt_tokens: int
-    tokens: list[int]
-    reason: str
-    error: PageError | None = None
-
-
 class _Reading:
     """Pages in the engine, and their tokens so far."""
 
-    def __init__(self, reader: Reader, feed: Feed, keeper: "_Keeper") -> None:
+    def __init__(self, reader: Reader, feed: Feed, keeper: Keeper) -> None:
         self.looked = 0.0  # when the observer was told last
         self.reader, self.feed, self.keeper = reader, feed, keeper
-        self._pages: dict[int, _Answered] = {}
+        self._pages: dict[int, Answered] = {}
+        self._begun: dict[int, float] = {}  # when a page was prefilled
 
     def step(self) -> bool:
         """Gives the engine pages if it has room, and takes one step of it. False when all is done."""
@@ -249,7 +230,7 @@ class _Reading:
                 new.append(item)
         if new:
             for uid, item in zip(self.reader.insert([item.inputs for item in new]), new, strict=True):
-                self._pages[uid] = _Answered(item.page, item.size, 0, [], "")
+                self._pages[uid] = Answered(item.page, item.size, 0, [], "")
 
     def _take(self, prompts: "list[PromptResponse]", tokens: "list[GenerationResponse]") -> None:
         for prompt in prompts:
@@ -261,103 +242,15 @@ class _Reading:
             else:
                 page = self._pages[prompt.uid]
                 self._pages[prompt.uid] = replace(page, prompt_tokens=prompt.prompt_tokens)
+                self._begun[prompt.uid] = time.monotonic()
         for response in tokens:
             page = self._pages[response.uid]
             if response.finish_reason != "error":  # else there is no token
                 page.tokens.append(response.token)
             if response.finish_reason is not None:
                 del self._pages[response.uid]
-                reason = str(response.finish_reason)
-                self.keeper.keep(replace(page, reason=reason, error=response.error))
-
-
-class _Keeper:
-    """Writes finished pages on a thread of its own: a page's text file first, then its row, both synced."""
-
-    def __init__(self, results: ResultsFile, reader: Reader, settings: Settings, documents: Follower) -> None:
-        self.ok = self.failed = self.unwritten_texts = 0
-        self.first_unwritten: OutputError | None = None
-        self._results, self._reader, self._settings = results, reader, settings
-        self._documents = documents
-        self._files = TextFiles(results.path)
-        self._finished: queue.SimpleQueue[_Answered | Refused | None] = queue.SimpleQueue()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="keep", daemon=True)
-        self._thread.start()
-
-    def keep(self, page: _Answered | Refused) -> None:
-        """Writes the page soon; returns at once."""
-        self._finished.put(page)
-
-    def check(self) -> None:
-        """Raises what went wrong with writing."""
-        if self._error is not None:
-            raise self._error
-        self._documents.check()
-
-    def close(self) -> None:
-        """Returns when all pages are on the disk; raises what went wrong."""
-        self._finished.put(None)
-        self._thread.join()
-        self.check()
-
-    def _work(self) -> None:
-        try:
-            group: list[_Answered | Refused | None] = []
-            while None not in group:
-                group = [self._finished.get()]
-                while len(group) < _LARGEST_GROUP and not self._finished.empty():
-                    group.append(self._finished.get())
-                self._write([item for item in group if item is not None])
-        except BaseException as error:
-            self._error = error
-
-    def _write(self, group: list[_Answered | Refused]) -> None:
-        rows: list[Row] = []
-        texts: dict[str, str] = {}
-        for item in group:
-            page = item.page
-            status, text = self._result(item)
-            rows.append(Row(page.path, status, text))
-            if self._settings.texts and text.strip():
-                texts[text_path(page.path, page.text_stem, page.below, self._settings.text_dir)] = text
-        failed = self._files.write(texts)
-        self._documents.record([self._facts(item) for item in group])
-        self._results.append(rows)
-        self._documents.finished([item.page for item in group])
-        self.unwritten_texts += len(failed)
-        self.first_unwritten = self.first_unwritten or next(iter(failed.values()), None)
-        good = sum(row.status == OK for row in rows)
-        self.ok += good
-        self.failed += len(rows) - good
-
-    def _facts(self, item: _Answered | Refused) -> PageFacts:
-        """How the page was read, for its document's files."""
-        read = item if isinstance(item, _Answered) else _Answered(item.page, (0, 0), 0, [], "")
-        return PageFacts(
-            document=item.page.document.path,
-            page=item.page.path,
-            size=Size(*read.size) if any(read.size) else None,
-            finish_reason=read.reason or None,
-            prompt_tokens=read.prompt_tokens,
-            generated_tokens=len(read.tokens),
-            box_scale=self._reader.box_scale,
-        )
-
-    def _result(self, item: _Answered | Refused) -> tuple[str, str]:
-        """A page's status and text."""
-        if isinstance(item, Refused):
-            return _error_status(item.error), ""
-        try:
-            text = self._reader.decode(item.tokens)
-        except Exception as error:
-            return f"error:internal: {type(error).__name__}: {error}", ""
-        if item.error is not None:
-            return _error_status(item.error), text
-        if item.reason == "stop":
-            return (OK, text) if text.strip() else (EMPTY, "")
-        return _ENDS[item.reason], text
-
-
-def _error_status(error: PageError) -> str:
-    return f"error:{error.kind}: {error.message}"
+                reason, seconds = (
+                    str(response.finish_reason),
+                    time.monotonic() - self._begun.pop(response.uid),
+                )
+                self.keeper.keep(replace(page, reason=reason, seconds=seconds, error=response.error))

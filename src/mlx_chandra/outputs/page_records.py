@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mlx_chandra.outputs.conversion import ConvertedPage
 from mlx_chandra.outputs.layout import Block, Box
 from mlx_chandra.outputs.ledger import PageFacts
-from mlx_chandra.outputs.results_csv import OK
+from mlx_chandra.outputs.states import PageState, state_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def metadata_record(source: str, pages: Sequence[PageRecord], files: Sequence[st
         "total_images": sum(len(page.converted.pictures) for page in pages),
         "pages": [_page_metadata(place, page) for place, page in enumerate(pages)],
         "source": source,
-        "num_failed_pages": sum(page.status != OK for page in pages),
+        "num_failed_pages": _failed(pages),
         "files": list(files),
     }
 
@@ -55,9 +55,13 @@ def document_record(source: str, pages: Sequence[PageRecord]) -> dict[str, objec
         "file_name": os.path.basename(source),
         "source": source,
         "num_pages": len(pages),
-        "num_failed_pages": sum(page.status != OK for page in pages),
+        "num_failed_pages": _failed(pages),
         "pages": [_page(page) for page in pages],
     }
+
+
+def _failed(pages: Sequence[PageRecord]) -> int:
+    return sum(state_of(page.status) is not PageState.OK for page in pages)
 
 
 def _page_metadata(place: int, page: PageRecord) -> dict[str, object]:

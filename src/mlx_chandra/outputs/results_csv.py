@@ -28,9 +28,9 @@ from typing import BinaryIO
 from mlx_chandra.errors import OutputError, UsageError
 from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_file, sync_folder, write_all
 from mlx_chandra.outputs.lock import Lock
+from mlx_chandra.outputs.states import PageState, state_of
 
 COLUMNS = ("image_path", "status", "ocr_text")
-OK = "ok"
 
 _GONE = "gone"  # the status in the journal of a document's row that its pages' rows take the place of
 
@@ -175,7 +175,8 @@ class ResultsFile:
         self._merge()
         end = _header_end(self.path)
         for row in _rows(self.path):
-            kept = self._again if start is Start.RETRY and row.status != OK else self._done
+            again = start is Start.RETRY and state_of(row.status) is not PageState.OK
+            kept = self._again if again else self._done
             kept[row.image_path], end = end, row.end
         if start is Start.FRESH and self._done:
             raise UsageError(

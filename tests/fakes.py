@@ -37,6 +37,7 @@ class Script:
 
     Attributes:
         answers: By the colour of the page's top left pixel, as `rrggbb`; another page gets `text_for`.
+        again: What the retries of a page are answered with, by its colour; one more gets the last of these.
         refused: Colours of pages that the engine refuses.
         slots: Pages at once.
         step: Seconds that a step takes.
@@ -46,6 +47,7 @@ class Script:
     """
 
     answers: Mapping[str, Answer] = field(default_factory=dict)
+    again: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     refused: Sequence[str] = ()
     slots: int = 4
     step: float = 0.0
@@ -83,6 +85,8 @@ class FakeReader:
         self.closed = False
         self.most_at_once = self.most_in_hand = 0
         self._left: dict[int, tuple[Inputs, str, str, int]] = {}  # inputs, text, reason, characters given
+        self.retries: list[tuple[str, int, int]] = []  # colour, which retry it was, seed
+        self.evicted: list[str] = []
         self._refused: list[PromptResponse] = []
         self._begun: set[int] = set()
         self._uids = self._steps = self._tokens = self._prompt_tokens = 0
@@ -113,6 +117,21 @@ class FakeReader:
             self._uids += 1
         self.most_in_hand = max(self.most_in_hand, len(self._left))
         return uids
+
+    def retry(self, page: Inputs, number: int, seed: int) -> int:
+        self.retries.append((page.colour, number, seed))
+        (uid,) = self.insert([page])
+        answers = self.script.again.get(page.colour)
+        if answers:
+            answer = answers[min(number, len(answers)) - 1]
+            self._left[uid] = (page, answer.text, answer.reason, 0)
+        return uid
+
+    def remove(self, uid: int) -> bool:
+        if uid not in self._left:
+            return False
+        self.evicted.append(self._left.pop(uid)[0].colour)
+        return True
 
     def next(self) -> tuple[list[PromptResponse], list[GenerationResponse]]:
         self._steps += 1
@@ -170,7 +189,8 @@ def read_script(path: str) -> Script:
     with open(path, encoding="utf-8") as file:
         given = json.load(file)
     answers = {colour: Answer(**answer) for colour, answer in given.pop("answers", {}).items()}
-    return Script(answers=answers, **given)
+    again = {colour: [Answer(**one) for one in all_] for colour, all_ in given.pop("again", {}).items()}
+    return Script(answers=answers, again=again, **given)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ LAYERS = {
     "feed": 4,
     "measure": 4,
     "assembly": 4,
+    "attempts": 4,
     "keeper": 5,
     "pipeline": 6,
     "cli": 7,

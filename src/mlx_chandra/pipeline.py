@@ -1,9 +1,9 @@
 """The way of the pages: found, opened and prepared on workers, read by the engine, kept on the disk.
 
 Four kinds of threads. Workers open and prepare pages ahead of the device, behind a bounded queue. The
-caller's thread feeds the engine and takes its tokens, and does nothing else. `keeper.py` has one that decodes
-finished pages and writes them. Where documents get files, `assembly.py` has one that puts them together of
-pages that are kept.
+caller's thread feeds the engine, takes its tokens, and judges answers that ended: `attempts.py` says whether
+the page is kept or read again. `keeper.py` has a thread that writes finished pages. Where documents get
+files, `assembly.py` has one that puts them together of pages that are kept.
 
 How pages are found, opened and stored is documents' and outputs' business, and what the run looks like on a
 screen is the observer's.
@@ -16,13 +16,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_chandra.assembly import follower_for
+from mlx_chandra.attempts import Attempt, Retries, judged, refused, result_of, seed_of
 from mlx_chandra.documents.document import Document
 from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.pages import Reading
+from mlx_chandra.engine.repeats import CHECK_TEXT_EVERY, MINIMUM_SPAN, is_one_piece
 from mlx_chandra.errors import PageError
 from mlx_chandra.feed import LOOK_AROUND, Feed, Prepared, Refused, Todo, Total
-from mlx_chandra.keeper import Answered, Keeper
+from mlx_chandra.keeper import Endings, Keeper
 from mlx_chandra.outputs.document_files import DocumentSettings
+from mlx_chandra.outputs.layout import Size
 from mlx_chandra.outputs.results_csv import ResultsFile
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ class Reader(Protocol):
     def prepare(self, image: "Image") -> "PageInputs": ...
     def decode(self, ids: Sequence[int]) -> str: ...
     def insert(self, prompts: "Sequence[PageInputs]") -> list[int]: ...
+    def retry(self, page: "PageInputs", number: int, seed: int) -> int: ...  # its first, second, ... retry
+    def remove(self, uid: int) -> bool: ...
     def next(self) -> "tuple[list[PromptResponse], list[GenerationResponse]]": ...
     def stats(self) -> "GeneratorStats": ...
     def close(self) -> None: ...
@@ -61,6 +66,7 @@ class Settings:
         text_dir: Top of the tree of text files; None puts them beside the images.
         documents: Which files each document gets; None for none.
         reading: How documents are read.
+        retries: When a page is read again.
     """
 
     workers: int = 4
@@ -68,17 +74,20 @@ class Settings:
     text_dir: str | None = None
     documents: DocumentSettings | None = None
     reading: Reading = field(default_factory=Reading)
+    retries: Retries = field(default_factory=Retries)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a run stands. `total` is the number of pages to do, once it is known."""
+    """Where a run stands. `total` is the number of pages to do, once it is known; `endings` says of what kind
+    the failed ones are."""
 
     ok: int
     failed: int
     total: int | None
     seconds: float
     stats: "GeneratorStats"
+    endings: Endings = field(default_factory=Endings)
 
     @property
     def pages(self) -> int:
@@ -90,7 +99,7 @@ class Summary:
     """How a run ended.
 
     `skipped` pages were in the results before; `stopped`: it was asked to end early; `documents` got their
-    files, `unwritten_documents` couldn't.
+    files, `unwritten_documents` couldn't; `endings` says of what kind the failed ones are.
     """
 
     ok: int
@@ -101,6 +110,7 @@ class Summary:
     stopped: bool
     documents: int = 0
     unwritten_documents: int = 0
+    endings: Endings = field(default_factory=Endings)
 
 
 class Observer(Protocol):
@@ -141,10 +151,10 @@ def run(
             summary = Summary(0, 0, todo.skipped, 0, 0.0, False)
         else:
             reader = open_reader()
-            keeper = Keeper(results, reader, settings.texts, settings.text_dir, documents)
+            keeper = Keeper(results, reader.box_scale, settings.texts, settings.text_dir, documents)
             feed = Feed(todo, opened.page, reader.prepare, settings.workers)
             total = Total(source, results, settings.reading)
-            summary = _read(_Reading(reader, feed, keeper), total, observer, stop)
+            summary = _read(_Reading(reader, feed, keeper, settings.retries), total, observer, stop)
             summary = replace(summary, skipped=todo.skipped)
     except BaseException:
         documents.close(drop=True)
@@ -174,7 +184,7 @@ def _read(reading: "_Reading", total: Total, observer: Observer, stop: threading
             if reading.looked + LOOK_AROUND <= time.monotonic():
                 reading.looked = time.monotonic()
                 seconds = reading.looked - started
-                observer.update(Snapshot(keeper.ok, keeper.failed, total.count, seconds, reader.stats()))
+                observer.update(_snapshot(keeper, total, seconds, reader.stats()))
                 warned = warned or _warn(keeper, observer)
     finally:
         reading.feed.stop()
@@ -185,9 +195,21 @@ def _read(reading: "_Reading", total: Total, observer: Observer, stop: threading
             stats = reader.stats()
             reader.close()
     seconds = time.monotonic() - started
-    observer.update(Snapshot(keeper.ok, keeper.failed, total.count, seconds, stats))
+    observer.update(_snapshot(keeper, total, seconds, stats))
     warned = warned or _warn(keeper, observer)
-    return Summary(keeper.ok, keeper.failed, 0, keeper.unwritten_texts, seconds, not finished)
+    return Summary(
+        ok=keeper.ok,
+        failed=keeper.failed,
+        skipped=0,
+        unwritten_texts=keeper.unwritten_texts,
+        seconds=seconds,
+        stopped=not finished,
+        endings=keeper.endings,
+    )
+
+
+def _snapshot(keeper: Keeper, total: Total, seconds: float, stats: "GeneratorStats") -> Snapshot:
+    return Snapshot(keeper.ok, keeper.failed, total.count, seconds, stats, keeper.endings)
 
 
 def _warn(keeper: Keeper, observer: Observer) -> bool:
@@ -200,21 +222,36 @@ def _warn(keeper: Keeper, observer: Observer) -> bool:
     return True
 
 
+@dataclass
+class _InWork:
+    """A page in the engine: its earlier attempts, and the tokens of this one so far."""
+
+    prepared: Prepared
+    earlier: list[Attempt] = field(default_factory=list)
+    prompt_tokens: int = 0
+    tokens: list[int] = field(default_factory=list)
+    begun: float = 0.0  # when it was prefilled
+
+
 class _Reading:
     """Pages in the engine, and their tokens so far."""
 
-    def __init__(self, reader: Reader, feed: Feed, keeper: Keeper) -> None:
+    def __init__(self, reader: Reader, feed: Feed, keeper: Keeper, retries: Retries) -> None:
         self.looked = 0.0  # when the observer was told last
         self.reader, self.feed, self.keeper = reader, feed, keeper
-        self._pages: dict[int, Answered] = {}
-        self._begun: dict[int, float] = {}  # when a page was prefilled
+        self._retries = retries
+        self._pages: dict[int, _InWork] = {}
 
     def step(self) -> bool:
         """Gives the engine pages if it has room, and takes one step of it. False when all is done."""
         self.keeper.check()
         self._admit()
         if self.reader.has_work:
-            self._take(*self.reader.next())
+            prompts, tokens = self.reader.next()
+            for prompt in prompts:
+                self._begin(prompt)
+            for response in tokens:
+                self._take(response)
         return bool(self._pages) or self.reader.has_work or not self.feed.exhausted
 
     def _admit(self) -> None:
@@ -225,32 +262,58 @@ class _Reading:
             if item is None:
                 break
             if isinstance(item, Refused):
-                self.keeper.keep(item)
+                self.keeper.keep(refused(item.page, item.error))
             else:
                 new.append(item)
         if new:
             for uid, item in zip(self.reader.insert([item.inputs for item in new]), new, strict=True):
-                self._pages[uid] = Answered(item.page, item.size, 0, [], "")
+                self._pages[uid] = _InWork(item)
 
-    def _take(self, prompts: "list[PromptResponse]", tokens: "list[GenerationResponse]") -> None:
-        for prompt in prompts:
-            if prompt.error is not None:
-                error = prompt.error
-                if not isinstance(error, PageError):
-                    error = PageError("refused", error.message, error.remedy)
-                self.keeper.keep(Refused(self._pages.pop(prompt.uid).page, error))
-            else:
-                page = self._pages[prompt.uid]
-                self._pages[prompt.uid] = replace(page, prompt_tokens=prompt.prompt_tokens)
-                self._begun[prompt.uid] = time.monotonic()
-        for response in tokens:
-            page = self._pages[response.uid]
-            if response.finish_reason != "error":  # else there is no token
-                page.tokens.append(response.token)
-            if response.finish_reason is not None:
-                del self._pages[response.uid]
-                reason, seconds = (
-                    str(response.finish_reason),
-                    time.monotonic() - self._begun.pop(response.uid),
-                )
-                self.keeper.keep(replace(page, reason=reason, seconds=seconds, error=response.error))
+    def _begin(self, prompt: "PromptResponse") -> None:
+        page = self._pages[prompt.uid]
+        page.prompt_tokens, page.begun = prompt.prompt_tokens, time.monotonic()
+        if prompt.error is None:
+            return
+        error = prompt.error
+        if not isinstance(error, PageError):
+            error = PageError("refused", error.message, error.remedy)
+        if page.earlier:
+            self._end(prompt.uid, "error", error)
+        else:
+            del self._pages[prompt.uid]
+            self.keeper.keep(refused(page.prepared.page, error))
+
+    def _take(self, response: "GenerationResponse") -> None:
+        page = self._pages.get(response.uid)
+        if page is None:
+            return  # it was evicted a moment ago
+        if response.finish_reason != "error":  # else there is no token
+            page.tokens.append(response.token)
+        if response.finish_reason is not None:
+            self._end(response.uid, str(response.finish_reason), response.error)
+        elif self._is_in_circles(page.tokens):
+            self.reader.remove(response.uid)
+            self._end(response.uid, "repetition")
+
+    def _is_in_circles(self, tokens: list[int]) -> bool:
+        """Whether the text repeats itself; the engine looks at the tokens alone."""
+        if len(tokens) < MINIMUM_SPAN or len(tokens) % CHECK_TEXT_EVERY:
+            return False
+        try:
+            return is_one_piece(self.reader.decode(tokens[-MINIMUM_SPAN:]))
+        except Exception:
+            return False  # will show at the page's end, and be its error
+
+    def _end(self, uid: int, reason: str, error: PageError | None = None) -> None:
+        """Keeps the page whose answer ended, or has it read again."""
+        page = self._pages.pop(uid)
+        seconds = time.monotonic() - page.begun
+        attempts = [*page.earlier, judged(self.reader.decode, page.tokens, reason, seconds, error)]
+        prepared = page.prepared
+        if self._retries.wants_another(attempts):
+            number = len(attempts)
+            again = self.reader.retry(prepared.inputs, number, seed_of(prepared.page, number))
+            self._pages[again] = _InWork(prepared, attempts)
+        else:
+            size = Size(*prepared.size)
+            self.keeper.keep(result_of(prepared.page, size, page.prompt_tokens, attempts))

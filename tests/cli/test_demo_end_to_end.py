@@ -155,3 +155,16 @@ def test_an_answer_that_is_cut_short_says_so_and_is_kept(small_pages: Path, tmp_
         assert row.status == "error:truncated"
         assert row.text
     assert f"0 pages ok, {len(SMALL)} failed" in run.said
+
+
+def test_retries_read_a_page_anew_and_give_the_same_text_at_every_batch_size(
+    small_pages: Path, tmp_path: Path
+) -> None:
+    options = ["--max-tokens", "40", "--on-truncation", "retry", "--retries", "2", "--no-text"]
+    alone = ocr(small_pages, tmp_path / "1.csv", *options, "--batch-size", "1")
+    crowd = ocr(small_pages, tmp_path / "8.csv", *options, "--batch-size", "8")
+    assert alone.rows == crowd.rows
+    cut = [row for row in alone.rows.values() if row.status == "error:truncated"]
+    assert f"{len(cut)} failed ({len(cut)} truncated)" in alone.said
+    assert f"{len(cut)} pages were read more than once, 0 of them ok in the end." in alone.said
+    assert len(cut) > 1

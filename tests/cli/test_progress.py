@@ -18,13 +18,19 @@ from mlx_chandra.cli.progress import (
     summary_line,
 )
 from mlx_chandra.engine.responses import GeneratorStats
+from mlx_chandra.keeper import Endings
 from mlx_chandra.pipeline import Snapshot, Summary
 from tests.cli.program import command, environment, make_page
 from tests.fakes import Script
 
 
 def snapshot(
-    pages: int, seconds: float, total: int | None = 100, failed: int = 0, tokens: int = 0
+    pages: int,
+    seconds: float,
+    total: int | None = 100,
+    failed: int = 0,
+    tokens: int = 0,
+    endings: Endings | None = None,
 ) -> Snapshot:
     stats = GeneratorStats(
         prompt_tokens=pages * 10,
@@ -37,7 +43,7 @@ def snapshot(
         waiting=2,
         peak_memory=0,
     )
-    return Snapshot(pages - failed, failed, total, seconds, stats)
+    return Snapshot(pages - failed, failed, total, seconds, stats, endings or Endings())
 
 
 class Terminal(io.StringIO):
@@ -81,14 +87,14 @@ def test_a_batch_line_counts_what_came_since_the_last_one() -> None:
     lines = BatchLines(stream)
     lines.update(snapshot(3, 1.0, tokens=100))
     lines.update(snapshot(8, 2.0, tokens=1000))
-    lines.update(snapshot(10, 3.0, tokens=1500, failed=1))
+    lines.update(snapshot(10, 3.0, tokens=1500, failed=1, endings=Endings(truncated=1, retried=2, mended=1)))
     lines.close()
     lines.close()
     assert stream.getvalue().splitlines() == [
         "8 of 100 pages: 80 prompt and 1,000 generated tokens, 500 tokens/s, 5 of 8 slots in use, 2 waiting, "
         "memory 0.00 GB",
-        "10 of 100 pages (1 failed): 20 prompt and 500 generated tokens, 500 tokens/s, 5 of 8 slots in use, "
-        "2 waiting, memory 0.00 GB",
+        "10 of 100 pages, 1 failed (1 truncated), 2 read more than once: 20 prompt and 500 generated "
+        "tokens, 500 tokens/s, 5 of 8 slots in use, 2 waiting, memory 0.00 GB",
     ]
 
 
@@ -118,6 +124,15 @@ def test_warnings_are_shown(stream: io.StringIO) -> None:
         (
             Summary(20, 0, 5, 0, 10.0, False),
             "20 pages ok, 0 failed in 10.0 s (2.0 pages/s); 5 were done before.",
+        ),
+        (
+            Summary(18, 5, 0, 0, 10.0, False, endings=Endings(1, 1, 2, 1, retried=3, mended=1)),
+            "18 pages ok, 5 failed (1 empty, 1 truncated, 2 repetition, 1 other) in 10.0 s (2.3 pages/s). "
+            "3 pages were read more than once, 1 of them ok in the end.",
+        ),
+        (
+            Summary(18, 1, 0, 0, 10.0, False, endings=Endings(error=1, retried=1, mended=1)),
+            "18 pages ok, 1 failed in 10.0 s (1.9 pages/s). 1 page was read more than once, 1 of them ok",
         ),
         (Summary(0, 0, 7, 0, 0.0, False), "Nothing to do: all 7 pages are in the results already."),
         (Summary(3, 0, 0, 0, 1.0, True), "run again with --resume"),

@@ -15,7 +15,7 @@ from tests.fakes import Answer, Script
 
 
 def long_answers(count: int) -> Script:
-    text = "<p>" + "many words on this page, " * 400 + "</p>"
+    text = "<p>" + "".join(f"many words {line} on this page, " for line in range(340)) + "</p>"
     return Script(answers={f"{number:06x}": Answer(text) for number in range(count)}, slots=2)
 
 

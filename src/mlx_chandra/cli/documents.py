@@ -83,6 +83,8 @@ def settings_of(arguments: argparse.Namespace, options: "ReaderOptions") -> "Doc
             "max_tokens": options.max_tokens,
             "max_size": options.max_size,
             "dtype": options.dtype,
+            "retries": arguments.retries,
+            "on_truncation": arguments.on_truncation,
         },
     )
     choices = Choices(headers=bool(arguments.headers), pictures=arguments.pictures is not False)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import checkpoint, documents, inputs
+from mlx_chandra.cli import attempts, checkpoint, documents, inputs
 from mlx_chandra.cli.numbers import at_least, batch_size
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 _EPILOG = """\
 Each page becomes one row of the CSV: image_path, status, ocr_text. The status is ok, error:empty (the model
-said nothing), error:truncated (--max-tokens reached) or error:repetition (it went in circles; the text so
-far is kept), or error:KIND: what was wrong with the page. Page 3 of a document is called path#page=3.
+said nothing), error:truncated (--max-tokens reached) or error:repetition (it went in circles, --retries times
+more too; the text is kept), or error:KIND: what was wrong with the page. Page 3 of a document is called
+path#page=3.
 
 Exit status: 0 when every page is ok, 1 when some failed, 2 for wrong usage, 130 after Ctrl-C.
 A run that was stopped or killed goes on with --resume."""
@@ -48,6 +49,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_results(parser)
     documents.add_to(parser)
     _add_model(parser)
+    attempts.add_to(parser)
     _add_running(parser)
 
 
@@ -131,6 +133,7 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
         text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
         documents=documents.settings_of(arguments, options),
         reading=reading,
+        retries=attempts.retries_of(arguments),
     )
     open_reader = reader_factory or open_engine
     with (

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
 
+from mlx_chandra.keeper import Endings
 from mlx_chandra.pipeline import Observer, Snapshot, Summary
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ def summary_line(summary: Summary, results_path: str) -> str:
     if not done and not summary.stopped:
         said = f"Nothing to do: all {summary.skipped:,} pages are in the results already."
     else:
-        said = f"{summary.ok:,} pages ok, {summary.failed:,} failed in {duration(summary.seconds)}{rate}"
+        said = f"{summary.ok:,} pages ok, {failures(summary.failed, summary.endings)}"
+        said += f" in {duration(summary.seconds)}{rate}"
         said += f"; {summary.skipped:,} were done before." if summary.skipped else "."
+        said += _retried(summary.endings)
     if summary.documents:
         said += f" The files of {_documents(summary.documents)} were written."
     if summary.unwritten_documents:
@@ -45,6 +48,26 @@ def summary_line(summary: Summary, results_path: str) -> str:
     elif summary.failed:
         said += " The status column says why pages failed."
     return f"{said}\nResults: {printable(results_path)}"
+
+
+def failures(failed: int, endings: Endings) -> str:
+    """How many pages failed, and how many of them ended in which state, in the words of the status."""
+    of_model = {
+        "empty": endings.empty,
+        "truncated": endings.truncated,
+        "repetition": endings.repetition,
+    }
+    said = [f"{count:,} {state}" for state, count in of_model.items() if count]
+    if said and endings.error:
+        said.append(f"{endings.error:,} other")
+    return f"{failed:,} failed" + (f" ({', '.join(said)})" if said else "")
+
+
+def _retried(endings: Endings) -> str:
+    if not endings.retried:
+        return ""
+    pages = "1 page was" if endings.retried == 1 else f"{endings.retried:,} pages were"
+    return f" {pages} read more than once, {endings.mended:,} of them ok in the end."
 
 
 def _documents(count: int) -> str:
@@ -179,9 +202,11 @@ class BatchLines:
         prompt = stats.prompt_tokens - (before.stats.prompt_tokens if before else 0)
         generated = stats.generation_tokens - (before.stats.generation_tokens if before else 0)
         of_total = f" of {now.total:,}" if now.total is not None else ""
-        failed = f" ({now.failed:,} failed)" if now.failed else ""
+        failed = f", {failures(now.failed, now.endings)}" if now.failed else ""
+        retried = f", {now.endings.retried:,} read more than once" if now.endings.retried else ""
         print(
-            f"{now.pages:,}{of_total} pages{failed}: {prompt:,} prompt and {generated:,} generated tokens, "
+            f"{now.pages:,}{of_total} pages{failed}{retried}: "
+            f"{prompt:,} prompt and {generated:,} generated tokens, "
             f"{self._rates.tokens:,.0f} tokens/s, {stats.active_slots} of {stats.slots} slots in use, "
             f"{stats.waiting} waiting, memory {stats.peak_memory / 1e9:.2f} GB",
             file=self._stream,

@@ -67,6 +67,15 @@ class EngineReader:
     def insert(self, prompts: "Sequence[PageInputs]") -> list[int]:
         return self._generator.insert(prompts)
 
+    def retry(self, page: "PageInputs", number: int, seed: int) -> int:
+        from mlx_chandra.engine.retries import retry_sampling
+
+        sampling = retry_sampling(self._processor.family, number, seed)
+        return self._generator.insert([page], sampling=sampling)[0]
+
+    def remove(self, uid: int) -> bool:
+        return self._generator.remove(uid)
+
     def next(self) -> "tuple[list[PromptResponse], list[GenerationResponse]]":
         return self._generator.next()
 

@@ -296,17 +296,21 @@ def wait_for_rows(path: Path, count: int) -> None:
     pytest.fail("the run does not get on")
 
 
-def test_ctrl_c_while_the_model_loads_stops_the_program(pages: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_the_model_loads_stops_the_program(
+    pages: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     make_page(pages / "a.png")
-    script = Script(loading=30.0)
-    running = start(script, tmp_path, "ocr", "--images-dir", str(pages), "-o", str(tmp_path / "r.csv"))
+    arguments = ["ocr", "--images-dir", str(pages), "-o", str(tmp_path / "r.csv")]
+    running = start(Script(loading=30.0), tmp_path, *arguments)
     while not (tmp_path / "r.csv").exists():
         time.sleep(0.02)
     time.sleep(0.3)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, complained = running.communicate(timeout=10)
     assert running.returncode == 130
     assert complained.strip() == "mlx-chandra: stopped."
+    assert process(Script(), tmp_path, *arguments, "--resume").returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

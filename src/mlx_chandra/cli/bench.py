@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlx_chandra.cli import checkpoint
 from mlx_chandra.cli.numbers import at_least, batch_size
-from mlx_chandra.cli.ocr import INTERRUPTED
+from mlx_chandra.cli.stopping import INTERRUPTED
 
 if TYPE_CHECKING:
     from PIL.Image import Image

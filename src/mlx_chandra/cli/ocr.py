@@ -1,19 +1,16 @@
 """`mlx-chandra ocr` and `ocr_batch.py`: read documents and page images into a CSV and files beside it."""
 
 import argparse
-import contextlib
 import logging
 import os
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
 from mlx_chandra.cli import attempts, checkpoint, documents, inputs
 from mlx_chandra.cli.numbers import at_least, batch_size
+from mlx_chandra.cli.stopping import INTERRUPTED, Stopping
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.reader import ReaderFactory
@@ -22,8 +19,7 @@ if TYPE_CHECKING:
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
-SOME_FAILED, INTERRUPTED = 1, 130
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+SOME_FAILED = 1
 
 _EPILOG = """\
 Each page becomes one row of the CSV: image_path, status, ocr_text. The status is ok, error:empty (the model
@@ -109,6 +105,12 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = None) -> int:
     """Does what the options say; returns the exit status. Raises MlxChandraError."""
+    stopping = Stopping()
+    with stopping.on_signals():
+        return _run(arguments, reader_factory, stopping)
+
+
+def _run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None", stopping: Stopping) -> int:
     from mlx_chandra import pipeline
     from mlx_chandra.cli.progress import observer_for, printable, summary_line
     from mlx_chandra.cli.reader import ReaderOptions, open_engine
@@ -138,17 +140,15 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
     open_reader = reader_factory or open_engine
     with (
         ResultsFile(arguments.output, _start(arguments)) as results,
-        contextlib.ExitStack() as signals,
         observer_for(arguments.verbose, sys.stderr) as observer,
     ):
-        stop = threading.Event()
 
         def opened() -> pipeline.Reader:
-            reader = open_reader(options)  # Ctrl-C while a model loads is a plain KeyboardInterrupt
-            signals.enter_context(_stop_signals(stop))
+            reader = open_reader(options)
+            stopping.gently()
             return reader
 
-        summary = pipeline.run(source, results, opened, settings, observer, stop)
+        summary = pipeline.run(source, results, opened, settings, observer, stopping.event)
     print(summary_line(summary, results.path))
     if settings.documents is not None:
         print(f"Documents: {printable(settings.documents.folder)}")
@@ -172,39 +172,3 @@ def _start(arguments: argparse.Namespace) -> "Start":
     if arguments.retry_errors:
         return Start.RETRY
     return Start.RESUME if arguments.resume else Start.FRESH
-
-
-@contextlib.contextmanager
-def _stop_signals(stop: threading.Event) -> Iterator[None]:
-    """Lets the first Ctrl-C or SIGTERM set the event; the second ends the program at once.
-
-    That is safe too, as rows and texts are whole or not there at all. A thread listens for the signals,
-    because Python's own handlers wait until the device has done what the main thread waits for.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may change what signals do
-        return
-    heard, said = os.pipe()
-    os.set_blocking(said, False)
-    threading.Thread(target=_listen, args=(heard, stop), name="signals", daemon=True).start()
-    before = {number: signal.signal(number, lambda *_: None) for number in _STOPPING}
-    before_fd = signal.set_wakeup_fd(said, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before_fd)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(said)
-
-
-def _listen(heard: int, stop: threading.Event) -> None:
-    """Acts on the signals whose numbers come through the pipe, until it is closed."""
-    while number := os.read(heard, 1):
-        if number[0] not in _STOPPING:
-            continue
-        if stop.is_set():
-            os._exit(INTERRUPTED)
-        stop.set()
-        os.write(2, b"\nStopping: finished pages are being written. Once more stops at once.\n")
-    os.close(heard)

@@ -11,6 +11,10 @@ the table does it first. So at every moment each page has exactly one row, its o
 merge that was broken off is simply done again. A document that could not be opened has one row under its own
 path; when its pages are read after all, a row in the journal says, before theirs are written, that it goes.
 
+A table that is taken away or replaced while a run writes to it, by somebody who clears up or whose editor
+saves it, would take all further rows with it into nowhere. So after each group of rows it is seen whether
+the name still leads to the open file; where it doesn't, all rows are written anew, and the run ends.
+
 One run at a time: `.results.csv.lock` is held, see `lock.py`.
 """
 
@@ -19,6 +23,7 @@ import csv
 import io
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -91,6 +96,7 @@ class ResultsFile:
         self._part_path = os.path.join(folder, f".{name}.part")
         self._done: dict[str, int | None] = {}  # where the row of a page begins that needs no more work
         self._again: dict[str, int] = {}  # the same for error rows that may be replaced; all by shown path
+        self._lost = False  # whether the files were taken away, and written anew
         self._journal: _Table | None = None  # a place in it stands as ~place, which is below 0
         _check_place(folder, self.path)
         self._lock = Lock(os.path.join(folder, f".{name}.lock"), self.path, "--output")
@@ -129,7 +135,8 @@ class ResultsFile:
     def append(self, rows: Iterable[Row]) -> None:
         """Adds rows and returns once they are on the disk. A page that is done already is left as it is.
 
-        Raises DiskFullError or OutputError; what was written before stays readable.
+        Raises DiskFullError or OutputError; what was written before stays readable. OutputError also when the
+        table was taken away; these rows too are then in the one that is written anew.
         """
         new, redone = bytearray(), bytearray()
         retried = len(_HEADER) if self._journal is None else self._journal.end
@@ -147,6 +154,19 @@ class ResultsFile:
             self._journal.append(bytes(redone))
         if new:
             self._table.append(bytes(new))
+        self._check_there()
+
+    def _check_there(self) -> None:
+        """Raises OutputError when somebody took the files away; all their rows are written anew before."""
+        tables = [self._table] if self._journal is None else [self._table, self._journal]
+        if self._lost or all(table.is_there for table in tables):
+            return
+        self._lost = True
+        anew = [table.write_anew() for table in tables if not table.is_there]
+        raise OutputError(
+            f"{self.path} was taken away or replaced while the run wrote to it.",
+            f"All rows were written anew to {' and '.join(anew)}. Go on with --resume, and leave it alone.",
+        )
 
     def _farewell(self, shown: str) -> bytes:
         """The journal's row that ends the row of the document that this page is of, where it has one."""
@@ -159,10 +179,12 @@ class ResultsFile:
     def close(self) -> None:
         """Puts rows that were done again in their places, and lets go of the file."""
         try:
+            self._check_there()
             self._table.close()
             if self._journal is not None:
                 self._journal.close()
-                self._merge()
+                if not self._lost:  # else the next run does it, with the table that it finds
+                    self._merge()
         finally:
             self._lock.release()
 
@@ -250,6 +272,33 @@ class _Table:
                     self._file.seek(self.end)
                 raise
         self.end = self._file.tell()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its name still leads to it."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def write_anew(self) -> str:
+        """Writes all of it to its name, or beside what is there now under that; returns where."""
+        path, number = self._path, 0
+        while os.path.lexists(path):
+            number += 1
+            path = f"{self._path}.rescued-{number}"
+        folder, name = os.path.split(path)
+        part = os.path.join(folder, f".{name}.part")
+        with disk_trouble(path):
+            os.makedirs(folder, exist_ok=True)
+            with open(part, "wb") as copy:
+                self._file.seek(0)
+                shutil.copyfileobj(self._file, copy)
+                copy.flush()
+                sync_file(copy)
+            os.replace(part, path)
+            sync_folder(folder)
+        return path
 
     def close(self) -> None:
         self._file.close()

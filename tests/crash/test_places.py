@@ -1,0 +1,138 @@
+"""Places that can't be written, or go away while a run writes to them, through the real program."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import make_page, process, read, start
+from tests.crash.test_disk_full import long_answers, small_disk
+from tests.fakes import Answer, Script
+
+PAGES = 40
+
+
+def make_pages(folder: Path) -> None:
+    for number in range(PAGES):
+        make_page(folder / f"{number:02}.png", number)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """The folder as one that nobody may write to; the system's own user needs a disk of its own for that."""
+    if os.geteuid() != 0:
+        folder.chmod(0o555)
+        try:
+            yield
+        finally:
+            folder.chmod(0o755)
+        return
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def folder_that_can_be_read_only(folder: Path) -> Iterator[None]:
+    if os.geteuid() == 0:
+        with small_disk(folder, "2m"):
+            yield
+    else:
+        folder.mkdir()
+        yield
+
+
+def wait_for_rows(table: Path, count: int) -> None:
+    end = time.monotonic() + 20
+    while not table.exists() or table.read_bytes().count(b",ok,") < count:
+        assert time.monotonic() < end, "the run does not get on"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("texts_there_too", [False, True])
+def test_an_output_folder_that_is_deleted_in_a_run_comes_back_with_all_rows(
+    tmp_path: Path, texts_there_too: bool
+) -> None:
+    pages, out = tmp_path / "pages", tmp_path / "out"
+    make_pages(pages)
+    table = out / "r.csv"
+    arguments = ["ocr", str(pages), "-o", str(table), "--resume"]
+    arguments += ["--text-dir", str(out / "texts")] if texts_there_too else ["--no-text"]
+    running = start(Script(step=0.02), tmp_path, *arguments)
+    wait_for_rows(table, 8)
+    before = {row.path for row in read(table)}
+    shutil.rmtree(out, ignore_errors=True)  # a text may come in between
+    _, complained = running.communicate(timeout=20)
+    assert running.returncode == 1
+    assert f"{table} was taken away" in complained
+    assert "--resume" in complained
+    assert "Traceback" not in complained
+    after = read(table)
+    assert before <= {row.path for row in after}
+    assert all(row.text.endswith("</p>") for row in after)
+    done = process(Script(slots=16), tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert len(read(table)) == PAGES
+
+
+def test_a_read_only_folder_of_pages_gives_all_rows_and_one_warning(tmp_path: Path) -> None:
+    pages, table = tmp_path / "pages", tmp_path / "r.csv"
+    with folder_that_can_be_read_only(pages):
+        make_pages(pages)
+        with read_only(pages):
+            done = process(Script(), tmp_path, "ocr", str(pages), "-o", str(table))
+            assert done.returncode == 0
+            assert done.stderr.count("Warning: ") == 1
+            assert "--text-dir" in done.stderr
+            assert f"{PAGES} text files could not be written" in done.stdout
+            assert len(read(table)) == PAGES
+            assert all(row.text.endswith("</p>") for row in read(table))
+            with_texts = ["--text-dir", str(tmp_path / "texts"), "--overwrite"]
+            again = process(Script(), tmp_path, "ocr", str(pages), "-o", str(table), *with_texts)
+            assert (again.returncode, again.stderr) == (0, "")
+            assert len(list((tmp_path / "texts").iterdir())) == PAGES
+
+
+def test_a_table_that_may_not_be_written_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    with folder_that_can_be_read_only(pages):
+        make_pages(pages)
+        with read_only(pages):
+            slow = Script(loading=30.0)
+            began = time.monotonic()
+            done = process(slow, tmp_path, "ocr", str(pages), "-o", str(pages / "r.csv"))
+            assert time.monotonic() - began < 15
+    assert done.returncode == 1
+    assert "r.csv can't be written: " in done.stderr
+    assert "Check the folder and its rights." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_is_too_full_to_put_retried_rows_in_their_places_keeps_them_for_later(
+    tmp_path: Path,
+) -> None:
+    pages, disk = tmp_path / "pages", tmp_path / "disk"
+    for number in range(8):
+        make_page(pages / f"{number:02}.png", number)
+    good = long_answers(8)
+    cut = Script(answers={colour: Answer(a.text, "length") for colour, a in good.answers.items()})
+    with small_disk(disk, "212k"):  # room for the table and for the journal, but not for a third copy
+        arguments = ["ocr", str(pages), "-o", str(disk / "r.csv"), "--no-text"]
+        assert process(cut, tmp_path, *arguments).returncode == 1
+        done = process(good, tmp_path, *arguments, "--retry-errors")
+        assert done.returncode == 1
+        assert "is full" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert [row.status for row in read(disk / "r.csv")] == ["error:truncated"] * 8
+        subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)
+        again = process(Script(fails_after=0), tmp_path, *arguments, "--resume")  # nothing is read for it
+        assert again.returncode == 0, again.stderr
+        assert [row.status for row in read(disk / "r.csv")] == ["ok"] * 8
+        assert os.listdir(disk) == ["r.csv"]

@@ -127,11 +127,12 @@ def best(attempts: Sequence[Attempt]) -> Attempt:
     ended in an error is kept only where all did.
     """
 
-    def worth(attempt: Attempt) -> tuple[bool, bool, int]:
+    def worth(attempt: Attempt) -> tuple[bool, int]:
         says = len(zlib.compress(attempt.text.encode("utf-8", "replace")))
-        return attempt.state is PageState.OK, attempt.state is not PageState.ERROR, says
+        return attempt.state is not PageState.ERROR, says
 
-    return max(attempts, key=worth)
+    whole = next((attempt for attempt in attempts if attempt.state is PageState.OK), None)
+    return whole or max(attempts, key=worth)
 
 
 def result_of(page: Page, size: Size, prompt_tokens: int, attempts: Sequence[Attempt]) -> PageResult:

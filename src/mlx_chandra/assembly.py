@@ -22,7 +22,8 @@ from mlx_chandra.outputs.conversion import convert
 from mlx_chandra.outputs.document_files import DocumentFiles, DocumentSettings
 from mlx_chandra.outputs.ledger import Ledger, PageFacts
 from mlx_chandra.outputs.page_records import PageRecord
-from mlx_chandra.outputs.results_csv import ResultsFile, shown_path
+from mlx_chandra.outputs.results_csv import ResultsFile
+from mlx_chandra.outputs.rows import shown_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image

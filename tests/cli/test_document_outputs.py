@@ -252,7 +252,8 @@ def test_a_source_that_is_gone_keeps_its_documents_text(pages: Path, tmp_path: P
 
 
 def test_two_runs_with_one_folder_of_documents_do_not_meet(pages: Path, tmp_path: Path) -> None:
-    from mlx_chandra.outputs.ledger import Ledger, Making
+    from mlx_chandra.outputs.ledger import Ledger
+    from mlx_chandra.outputs.making import Making
 
     make_page(pages / "a.png", 1)
     other = Ledger(str(out(pages)), Making("other", "demo", {}))

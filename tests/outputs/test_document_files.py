@@ -14,7 +14,8 @@ from mlx_chandra.errors import OutputError
 from mlx_chandra.outputs.conversion import Choices, ConvertedPage, convert
 from mlx_chandra.outputs.document_files import DocumentFiles, DocumentSettings, Format
 from mlx_chandra.outputs.layout import Size
-from mlx_chandra.outputs.ledger import Making, PageFacts
+from mlx_chandra.outputs.ledger import PageFacts
+from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.page_records import PageRecord
 from mlx_chandra.outputs.parquet import COLUMNS
 

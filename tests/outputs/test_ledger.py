@@ -9,7 +9,8 @@ import pytest
 
 from mlx_chandra.errors import DiskFullError, OutputBusyError, OutputError
 from mlx_chandra.outputs.layout import Size
-from mlx_chandra.outputs.ledger import NAME, Ledger, Making, PageFacts
+from mlx_chandra.outputs.ledger import NAME, Ledger, PageFacts
+from mlx_chandra.outputs.making import Making
 
 Opened = Callable[[], Ledger]
 MAKING = Making("mlx-chandra 1", "demo", {"max_tokens": 9, "prompt": "ü"})

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mlx_chandra.errors import DiskFullError, OutputBusyError, OutputError, UsageError
-from mlx_chandra.outputs.results_csv import ResultsFile, Row, Start, real_path, shown_path
+from mlx_chandra.outputs.results_csv import ResultsFile, Row, Start
+from mlx_chandra.outputs.rows import real_path, shown_path
 
 TEXTS = [
     "plain",
@@ -238,8 +239,8 @@ def test_rows_done_again_before_a_kill_are_merged_by_the_next_run(tmp_path: Path
     killed = ResultsFile(path, Start.RETRY)
     killed.append([Row("/1.png", "ok", "new 1"), Row("/2.png", "error:empty", "")])
     assert path.read_bytes() == before
-    journal = (tmp_path / ".r.csv.retry").read_bytes()
-    (tmp_path / ".r.csv.retry").write_bytes(journal + b'/4.png,ok,"half a ro')
+    redo = (tmp_path / ".r.csv.retry").read_bytes()
+    (tmp_path / ".r.csv.retry").write_bytes(redo + b'/4.png,ok,"half a ro')
     killed._lock.release()  # what the system does when a process ends
     with ResultsFile(path, Start.RESUME) as results:
         assert "/4.png" in results
@@ -247,7 +248,7 @@ def test_rows_done_again_before_a_kill_are_merged_by_the_next_run(tmp_path: Path
     assert os.listdir(tmp_path) == ["r.csv"]
 
 
-def test_a_journal_torn_in_its_first_line_changes_nothing(tmp_path: Path) -> None:
+def test_a_redo_file_torn_in_its_first_line_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     retry_table(path)
     before = path.read_bytes()
@@ -258,7 +259,7 @@ def test_a_journal_torn_in_its_first_line_changes_nothing(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["r.csv"]
 
 
-def test_starting_anew_forgets_the_journal(tmp_path: Path) -> None:
+def test_starting_anew_forgets_the_redo_file(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     retry_table(path)
     (tmp_path / ".r.csv.retry").write_bytes(path.read_bytes())

@@ -66,7 +66,7 @@ def first_words(text: str) -> str:
 
 def _read(path: str) -> list[_Line]:
     from mlx_chandra.errors import UsageError
-    from mlx_chandra.outputs.results_csv import COLUMNS
+    from mlx_chandra.outputs.rows import COLUMNS
 
     csv.field_size_limit(1 << 30)  # a page's text may be longer than the module's default allows
     try:

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from mlx_chandra.outputs.conversion import Choices, ConvertedPage
 from mlx_chandra.outputs.disk import cleaned, disk_trouble, sync_folder, write_whole
-from mlx_chandra.outputs.ledger import Making
+from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.page_records import PageRecord, document_record, metadata_record
 
 _PICTURE = "_img.webp"  # what the names of cut out pictures end with, in the package

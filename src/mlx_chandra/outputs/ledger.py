@@ -28,26 +28,12 @@ from mlx_chandra.errors import OutputError
 from mlx_chandra.outputs.disk import disk_trouble, sync_file, sync_folder, write_all
 from mlx_chandra.outputs.layout import Size
 from mlx_chandra.outputs.lock import Lock
-from mlx_chandra.outputs.results_csv import shown_path
+from mlx_chandra.outputs.making import Making
+from mlx_chandra.outputs.rows import shown_path
 
 NAME = ".mlx-chandra.jsonl"
 _LONGEST = 200  # bytes of a folder's name; the files in it have some more
 _DIGITS = 8
-
-
-@dataclass(frozen=True)
-class Making:
-    """With what a page was read, as its user said it.
-
-    Attributes:
-        program: Name and version.
-        model: The checkpoint's name or folder.
-        settings: All that changes an answer: prompt, limits, number format.
-    """
-
-    program: str
-    model: str
-    settings: Mapping[str, str | int | None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ class PageFacts:
         finish_reason: Why the answer ended: stop, length, repetition or error; None where none was begun.
         prompt_tokens: Those of the picture and the question.
         generated_tokens: Those of the answer.
-        box_scale: What the boxes in the answer are normalised to.
+        box_scale: What the boxes in the answer are normalised to; None where nobody knows.
         making: With what it was read; the ledger of a run fills it in.
     """
 
@@ -71,7 +57,7 @@ class PageFacts:
     finish_reason: str | None
     prompt_tokens: int
     generated_tokens: int
-    box_scale: int
+    box_scale: int | None
     making: Making | None = None
 
 

@@ -56,6 +56,9 @@ class PageResult:
             never came to the model.
         attempts: How often the model read it; 0 where it never came there.
         seconds: That it was in the engine, all attempts together.
+        box_scale: What the boxes in the text are normalised to; None for as this run's model has them.
+        copy_of: The page whose row this is, where it wasn't read itself. What is said of tokens, attempts and
+            seconds is that page's.
     """
 
     page: Page
@@ -69,6 +72,8 @@ class PageResult:
     finish_reason: str | None = None
     attempts: int = 0
     seconds: float = 0.0
+    box_scale: int | None = None
+    copy_of: str | None = None
 
 
 @dataclass(frozen=True)

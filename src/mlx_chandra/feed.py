@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.pages import Reading, pages_of
+from mlx_chandra.documents.selection import PageSelection
+from mlx_chandra.done import ByPath, Done
 from mlx_chandra.errors import MlxChandraError, PageError
 from mlx_chandra.outputs.results_csv import ResultsFile
 
@@ -27,64 +29,112 @@ def _nothing(document: Document, pages: Sequence[Page], left: int) -> None:
     """For runs in which nobody wants to know."""
 
 
+@dataclass(frozen=True)
+class Copied:
+    """A page that gets the row of another one, `origin`, which is or will be read of the same bytes."""
+
+    page: Page
+    origin: str
+
+
 class Todo:
     """The pages that still have to be done. Can be asked by several threads.
 
     Documents are opened to find their pages when the first of these is asked for. A document that is in the
-    results by its own path isn't opened: it was read, or could not be. Of each document, `planned` is told
-    before the first of its pages is given out.
+    results by its own path isn't opened: it was read, or could not be. Nor is it, nor any page, where `done`
+    says otherwise of it. Of each document, `planned` is told before the first of its pages is given out.
     """
 
     def __init__(
-        self, source: Iterable[Document], results: ResultsFile, reading: Reading, planned: Planned = _nothing
+        self,
+        source: Iterable[Document],
+        results: ResultsFile,
+        reading: Reading,
+        planned: Planned = _nothing,
+        done: Done | None = None,
     ) -> None:
         self.skipped = 0
         self._lock = threading.Lock()
-        self._planned = planned
-        self._pages = self._not_done(source, results, reading)
+        self._planned, self._reading = planned, reading
+        self._results, self._done = results, done or ByPath()
+        self._pages = self._not_done(source)
         self._first = next(self._pages, None)
-        self.is_empty = self._first is None
 
-    def next(self) -> Page | None:
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left, as long as nobody else asks."""
+        return self._first is None
+
+    def next(self) -> Page | Copied | None:
         with self._lock:
             page, self._first = self._first, None
             return page or next(self._pages, None)
 
-    def _not_done(self, source: Iterable[Document], results: ResultsFile, reading: Reading) -> Iterator[Page]:
+    def next_copy(self) -> Copied | None:
+        """The next page if it needs no reading; else None, and it stays the next. For one thread alone."""
+        if not isinstance(self._first, Copied):
+            return None
+        copied, self._first = self._first, next(self._pages, None)
+        return copied
+
+    def _not_done(self, source: Iterable[Document]) -> Iterator[Page | Copied]:
         for document in source:
-            if document.path in results:
+            if self._is_done(Page(document)):
                 self.skipped += 1
                 self._planned(document, [Page(document)], 0)
                 continue
-            pages = list(pages_of(document, reading))
-            left = [page for page in pages if page.number is None or page.path not in results]
+            pages = list(pages_of(document, self._reading))
+            left = [page for page in pages if page.number is None or not self._is_done(page)]
             self.skipped += len(pages) - len(left)
             self._planned(document, pages, len(left))
-            yield from left
+            changed = [
+                path for path in {document.path, *(page.path for page in left)} if path in self._results
+            ]
+            if changed:
+                self._begin_again(changed, pages)
+            for page in left:
+                origin = self._done.origin(page, self._results.is_asked_again(page.path))
+                yield page if origin is None else Copied(page, origin)
+
+    def _is_done(self, page: Page) -> bool:
+        return page.path in self._results and self._done.is_current(page)
+
+    def _begin_again(self, changed: Sequence[str], pages: Sequence[Page]) -> None:
+        """Lets rows be replaced that aren't what this run would write, and ends those of pages that are no
+        more."""
+        for path in changed:
+            self._results.do_again(path)
+        if pages[0].number is not None and self._reading.pages == PageSelection():
+            self._results.drop(self._done.vanished(pages))
 
 
 class Total:
     """Counts on a thread of its own how many pages there are to do; `count` is None until it knows."""
 
-    def __init__(self, source: Iterable[Document], results: ResultsFile, reading: Reading) -> None:
+    def __init__(
+        self, source: Iterable[Document], results: ResultsFile, reading: Reading, done: Done | None = None
+    ) -> None:
         self.count: int | None = None
         self._stopped = False
-        arguments = (source, results, reading)
-        threading.Thread(target=self._count, args=arguments, name="count", daemon=True).start()
+        self._results, self._done = results, done or ByPath()
+        threading.Thread(target=self._count, args=(source, reading), name="count", daemon=True).start()
 
     def stop(self) -> None:
         """Lets the counting end after the document that it is at."""
         self._stopped = True
 
-    def _count(self, source: Iterable[Document], results: ResultsFile, reading: Reading) -> None:
+    def _count(self, source: Iterable[Document], reading: Reading) -> None:
         count = 0
         with contextlib.suppress(Exception):  # trouble shows where the pages are read
             for document in source:
                 if self._stopped:
                     return
-                if not results.was_done(document.path):
-                    count += sum(not results.was_done(page.path) for page in pages_of(document, reading))
+                if not self._was_done(Page(document)):
+                    count += sum(not self._was_done(page) for page in pages_of(document, reading))
             self.count = count
+
+    def _was_done(self, page: Page) -> bool:
+        return self._results.was_done(page.path) and self._done.is_current(page)
 
 
 @dataclass(frozen=True)
@@ -104,6 +154,9 @@ class Refused:
     error: PageError
 
 
+_Item = Prepared | Refused | Copied
+
+
 class Feed:
     """Pages opened and prepared on worker threads, a few ahead of who takes them."""
 
@@ -115,7 +168,9 @@ class Feed:
         workers: int,
     ) -> None:
         self._todo, self._open_page, self._prepare = todo, open_page, prepare
-        self._ready: queue.Queue[Prepared | Refused | BaseException | None] = queue.Queue(workers + 2)
+        self._ready: queue.Queue[Prepared | Refused | Copied | BaseException | None] = queue.Queue(
+            workers + 2
+        )
         self._stopped = threading.Event()
         self._working = workers
         for number in range(workers):
@@ -126,7 +181,7 @@ class Feed:
         """Whether all pages were given out."""
         return not self._working
 
-    def get(self, wait: bool) -> Prepared | Refused | None:
+    def get(self, wait: bool) -> _Item | None:
         """The next page; None when none is ready now (with `wait`: soon). Raises what ended a worker."""
         while self._working:
             try:
@@ -148,12 +203,12 @@ class Feed:
     def _work(self) -> None:
         try:
             while not self._stopped.is_set() and (page := self._todo.next()) is not None:
-                self._put(self._prepared(page))
+                self._put(page if isinstance(page, Copied) else self._prepared(page))
             self._put(None)
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: Prepared | Refused | BaseException | None) -> None:
+    def _put(self, item: _Item | BaseException | None) -> None:
         while not self._stopped.is_set():
             with contextlib.suppress(queue.Full):
                 self._ready.put(item, timeout=LOOK_AROUND)

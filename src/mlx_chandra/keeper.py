@@ -7,15 +7,19 @@ page is one `PageResult`; its text file, its row, and what its document's files 
 import queue
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_chandra.assembly import Follower
 from mlx_chandra.attempts import PageResult
 from mlx_chandra.documents.document import Page
-from mlx_chandra.errors import OutputError
+from mlx_chandra.done import ByPath, Done
+from mlx_chandra.errors import OutputError, PageError
+from mlx_chandra.feed import Copied
+from mlx_chandra.outputs.journal import JournalPage
 from mlx_chandra.outputs.ledger import PageFacts
 from mlx_chandra.outputs.results_csv import ResultsFile, Row
-from mlx_chandra.outputs.states import PageState
+from mlx_chandra.outputs.states import PageState, error_status, state_of
 from mlx_chandra.outputs.writers import TextFiles, text_path
 
 _LARGEST_GROUP = 256  # pages that are synced to the disk together
@@ -39,29 +43,38 @@ class Keeper:
 
     Args:
         results: The table.
-        box_scale: What the boxes in answers are normalised to.
+        box_scale: What the boxes in answers are normalised to; can be set later, before the first of them.
         texts: Whether each page's text gets a file of its own.
         text_dir: Top of the tree of text files; None puts them beside the images.
         documents: Are told of each page.
+        done: Remembers how pages were read.
     """
 
     def __init__(
-        self, results: ResultsFile, box_scale: int, texts: bool, text_dir: str | None, documents: Follower
+        self,
+        results: ResultsFile,
+        box_scale: int | None,
+        texts: bool,
+        text_dir: str | None,
+        documents: Follower,
+        done: Done | None = None,
     ) -> None:
-        self.ok = self.failed = self.unwritten_texts = 0
+        self.ok = self.failed = self.copied = self.unwritten_texts = 0
         self.endings = Endings()
         self.first_unwritten: OutputError | None = None
-        self._results, self._box_scale, self._documents = results, box_scale, documents
+        self.box_scale = box_scale
+        self._results, self._documents, self._done = results, documents, done or ByPath()
         self._texts, self._text_dir = texts, text_dir
         self._files = TextFiles(results.path)
-        self._finished: queue.SimpleQueue[PageResult | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[PageResult | Copied | None] = queue.SimpleQueue()
+        self._waiting: dict[str, list[Copied]] = {}  # by the page that they wait for
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="keep", daemon=True)
         self._thread.start()
 
-    def keep(self, result: PageResult) -> None:
-        """Writes the page soon; returns at once."""
-        self._finished.put(result)
+    def keep(self, page: PageResult | Copied) -> None:
+        """Writes the page soon; returns at once. A copy waits until the page that it is of has its row."""
+        self._finished.put(page)
 
     def check(self) -> None:
         """Raises what went wrong with writing."""
@@ -77,20 +90,55 @@ class Keeper:
 
     def _work(self) -> None:
         try:
-            group: list[PageResult | None] = []
+            group: list[PageResult | Copied | None] = []
             while None not in group:
                 group = [self._finished.get()]
                 while len(group) < _LARGEST_GROUP and not self._finished.empty():
                     group.append(self._finished.get())
-                self._write([result for result in group if result is not None])
+                self._write([page for page in group if page is not None])
         except BaseException as error:
             self._error = error
 
-    def _write(self, group: list[PageResult]) -> None:
+    def _write(self, pages: Sequence[PageResult | Copied]) -> None:
+        """Writes pages, and the copies that waited for them."""
+        while pages:
+            group = [page if isinstance(page, PageResult) else self._copy(page) for page in pages]
+            written = [result for result in group if result is not None]
+            if written:
+                self._write_group(written)
+            pages = [copy for result in written for copy in self._waiting.pop(result.page.path, ())]
+
+    def _copy(self, copied: Copied) -> PageResult | None:
+        """What the page gets that is of the same bytes as another one; None while that one has no row."""
+        if copied.origin not in self._results:
+            self._waiting.setdefault(copied.origin, []).append(copied)
+            return None
+        row, known = self._results.row(copied.origin), self._done.known(copied.origin)
+        if row is None or known is None:
+            trouble = PageError("internal", "the row of a file with the same content can't be read")
+            return PageResult(copied.page, PageState.ERROR, error_status(trouble))
+        return PageResult(
+            page=copied.page,
+            state=state_of(row.status),
+            status=row.status,
+            text=row.text,
+            size=known.size,
+            prompt_tokens=known.prompt_tokens,
+            generated_tokens=known.generated_tokens,
+            answer_tokens=known.answer_tokens,
+            finish_reason=known.finish_reason,
+            attempts=known.attempts,
+            seconds=known.seconds,
+            box_scale=known.box_scale,
+            copy_of=copied.origin,
+        )
+
+    def _write_group(self, group: list[PageResult]) -> None:
         texts = {self._text_path(result.page): result.text for result in group if result.text.strip()}
         failed = self._files.write(texts if self._texts else {})
         self._documents.record([self._facts(result) for result in group])
         self._results.append([Row(result.page.path, result.status, result.text) for result in group])
+        self._done.keep([self._journal_page(result) for result in group])
         self._documents.finished([result.page for result in group])
         self.unwritten_texts += len(failed)
         self.first_unwritten = self.first_unwritten or next(iter(failed.values()), None)
@@ -98,7 +146,8 @@ class Keeper:
 
     def _count(self, group: list[PageResult]) -> None:
         states = Counter(result.state for result in group)
-        retried = [result for result in group if result.attempts > 1]
+        retried = [result for result in group if result.attempts > 1 and result.copy_of is None]
+        self.copied += sum(result.copy_of is not None for result in group)
         self.ok += states[PageState.OK]
         self.failed += len(group) - states[PageState.OK]
         self.endings = Endings(
@@ -122,5 +171,22 @@ class Keeper:
             finish_reason=result.finish_reason,
             prompt_tokens=result.prompt_tokens,
             generated_tokens=result.answer_tokens,
-            box_scale=self._box_scale,
+            box_scale=result.box_scale or self.box_scale,
+        )
+
+    def _journal_page(self, result: PageResult) -> JournalPage:
+        return JournalPage(
+            path=result.page.path,
+            content=None,  # is known where it was looked at
+            number=result.page.number or 0,
+            status=result.status,
+            finish_reason=result.finish_reason,
+            prompt_tokens=result.prompt_tokens,
+            answer_tokens=result.answer_tokens,
+            generated_tokens=result.generated_tokens,
+            attempts=result.attempts,
+            seconds=result.seconds,
+            size=result.size,
+            box_scale=result.box_scale or self.box_scale,
+            copy_of=result.copy_of,
         )

@@ -9,6 +9,7 @@ How pages are found, opened and stored is documents' and outputs' business, and 
 screen is the observer's.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,11 +21,13 @@ from mlx_chandra.attempts import Attempt, Retries, judged, refused, result_of, s
 from mlx_chandra.documents.document import Document
 from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.pages import Reading
+from mlx_chandra.done import ByContent, ByPath
 from mlx_chandra.engine.repeats import CHECK_TEXT_EVERY, MINIMUM_SPAN, is_one_piece
 from mlx_chandra.errors import PageError
-from mlx_chandra.feed import LOOK_AROUND, Feed, Prepared, Refused, Todo, Total
+from mlx_chandra.feed import LOOK_AROUND, Copied, Feed, Prepared, Refused, Todo, Total
 from mlx_chandra.keeper import Endings, Keeper
 from mlx_chandra.outputs.document_files import DocumentSettings
+from mlx_chandra.outputs.journal import Journal
 from mlx_chandra.outputs.layout import Size
 from mlx_chandra.outputs.results_csv import ResultsFile
 
@@ -99,7 +102,8 @@ class Summary:
     """How a run ended.
 
     `skipped` pages were in the results before; `stopped`: it was asked to end early; `documents` got their
-    files, `unwritten_documents` couldn't; `endings` says of what kind the failed ones are.
+    files, `unwritten_documents` couldn't; `endings` says of what kind the failed ones are; `copied` pages got
+    the row of another one of the same bytes, and are among those that are ok or failed.
     """
 
     ok: int
@@ -111,6 +115,7 @@ class Summary:
     documents: int = 0
     unwritten_documents: int = 0
     endings: Endings = field(default_factory=Endings)
+    copied: int = 0
 
 
 class Observer(Protocol):
@@ -127,6 +132,7 @@ def run(
     settings: Settings,
     observer: Observer,
     stop: threading.Event,
+    journal: Journal | None = None,
 ) -> Summary:
     """Reads every page of `source` that isn't in `results` yet, and puts it there.
 
@@ -138,6 +144,8 @@ def run(
         settings: Workers, text files, and how documents are read.
         observer: Told how things stand about ten times a second.
         stop: When set, no new pages are begun, those in work are dropped, finished ones are kept.
+        journal: By which it is told whether a page that has a row is done, and whether another one has the
+            same bytes; without it, a row counts by its path.
 
     Raises:
         OutputError: The results can't be written any more (DiskFullError: for want of room).
@@ -145,18 +153,28 @@ def run(
     """
     opened = OpenDocuments(settings.reading)
     documents = follower_for(settings.documents, results, opened, settings.reading, stop)
+    done = ByPath() if journal is None else ByContent(results, journal)
+    keeper = Keeper(results, None, settings.texts, settings.text_dir, documents, done)
     try:
-        todo = Todo(source, results, settings.reading, documents.planned)
-        if todo.is_empty:
-            summary = Summary(0, 0, todo.skipped, 0, 0.0, False)
-        else:
+        todo = Todo(source, results, settings.reading, documents.planned, done)
+        if _copy_first(todo, keeper, stop):
             reader = open_reader()
-            keeper = Keeper(results, reader.box_scale, settings.texts, settings.text_dir, documents)
+            keeper.box_scale = reader.box_scale
+            if journal is not None:
+                journal.begin_run()
             feed = Feed(todo, opened.page, reader.prepare, settings.workers)
-            total = Total(source, results, settings.reading)
+            total = Total(source, results, settings.reading, done)
             summary = _read(_Reading(reader, feed, keeper, settings.retries), total, observer, stop)
-            summary = replace(summary, skipped=todo.skipped)
+        else:
+            keeper.close()
+            _warn(keeper, observer)
+            summary = _summary(keeper, 0.0, stopped=not todo.is_empty)
+        summary = replace(summary, skipped=todo.skipped)
+        if journal is not None:
+            journal.end_run()
     except BaseException:
+        with contextlib.suppress(Exception):  # there is trouble already
+            keeper.close()
         documents.close(drop=True)
         raise
     else:
@@ -171,6 +189,17 @@ def run(
         documents=documents.written,
         unwritten_documents=documents.unwritten,
     )
+
+
+def _copy_first(todo: Todo, keeper: Keeper, stop: threading.Event) -> bool:
+    """Keeps the pages at the beginning that need no reading; whether there is one then that does.
+
+    So no model is loaded for files that were only moved.
+    """
+    while not stop.is_set() and (copied := todo.next_copy()) is not None:
+        keeper.check()
+        keeper.keep(copied)
+    return not (stop.is_set() or todo.is_empty)
 
 
 def _read(reading: "_Reading", total: Total, observer: Observer, stop: threading.Event) -> Summary:
@@ -197,14 +226,19 @@ def _read(reading: "_Reading", total: Total, observer: Observer, stop: threading
     seconds = time.monotonic() - started
     observer.update(_snapshot(keeper, total, seconds, stats))
     warned = warned or _warn(keeper, observer)
+    return _summary(keeper, seconds, stopped=not finished)
+
+
+def _summary(keeper: Keeper, seconds: float, stopped: bool) -> Summary:
     return Summary(
         ok=keeper.ok,
         failed=keeper.failed,
         skipped=0,
         unwritten_texts=keeper.unwritten_texts,
         seconds=seconds,
-        stopped=not finished,
+        stopped=stopped,
         endings=keeper.endings,
+        copied=keeper.copied,
     )
 
 
@@ -263,6 +297,8 @@ class _Reading:
                 break
             if isinstance(item, Refused):
                 self.keeper.keep(refused(item.page, item.error))
+            elif isinstance(item, Copied):
+                self.keeper.keep(item)
             else:
                 new.append(item)
         if new:

@@ -46,7 +46,7 @@ def test_a_folder_becomes_a_csv_and_text_files(pages: Path, tmp_path: Path) -> N
     assert str(tmp_path / "r.csv") in done.stdout
     texts = [p for p in pages.rglob("*") if p.is_file() and p.suffix == ".txt"]
     assert len(texts) == 8
-    assert sorted(os.listdir(tmp_path)) == ["pages", "r.csv", "script.json"]
+    assert sorted(os.listdir(tmp_path)) == ["pages", "r.csv", "r.csv.journal.sqlite", "script.json"]
 
 
 def test_ocr_batch_is_the_same_command(pages: Path, tmp_path: Path) -> None:

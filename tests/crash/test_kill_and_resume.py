@@ -28,9 +28,9 @@ def texts_are_whole(pages: Path) -> None:
 
 
 def pages_read(table: Path) -> int:
-    """Pages with a text, in the table or in the journal of those done again; torn ones don't count."""
-    journal = table.with_name(f".{table.name}.retry")
-    return sum(path.read_bytes().count(b'</p>"\r\n') for path in (table, journal) if path.exists())
+    """Pages with a text, in the table or in the file of those done again; torn ones don't count."""
+    redo = table.with_name(f".{table.name}.retry")
+    return sum(path.read_bytes().count(b'</p>"\r\n') for path in (table, redo) if path.exists())
 
 
 def wait_for_progress(running: "subprocess.Popen[str]", table: Path, before: int) -> None:
@@ -80,7 +80,7 @@ def test_a_run_killed_at_twenty_random_moments_loses_nothing_and_does_nothing_tw
     for row in rows:
         assert row.text.endswith("</p>")
         assert Path(row.path).with_name(Path(row.path).stem + "_ocr.txt").read_text() == row.text
-    assert sorted(os.listdir(tmp_path)) == ["pages", "r.csv", "script.json"]
+    assert sorted(os.listdir(tmp_path)) == ["pages", "r.csv", "r.csv.journal.sqlite", "script.json"]
     assert not list(pages.rglob(".*"))
 
 
@@ -101,6 +101,33 @@ def test_a_run_over_one_document_that_is_killed_goes_on_with_its_next_pages(tmp_
     assert {os.path.basename(row.path) for row in read(table)} == names
     texts_are_whole(tmp_path / "in")
     assert len(list((tmp_path / "in").glob("a_p00??_ocr.txt"))) == 40
+
+
+def test_runs_with_other_settings_that_are_killed_come_to_an_end_with_copies_and_all(tmp_path: Path) -> None:
+    pages, table = tmp_path / "pages", tmp_path / "r.csv"
+    for number in range(PAGES):
+        make_page(pages / f"{number:02}.png", number // 2)  # each is there twice
+    arguments = ["ocr", "--images-dir", str(pages), "-o", str(table)]
+    old = Script(answers={f"{number:06x}": Answer("<p>old</p>") for number in range(PAGES)}, slots=16)
+    assert process(old, tmp_path, *arguments).returncode == 0
+    moments, finished = random.Random(2027), []
+    for _ in range(KILLS // 2):
+        running = start(Script(step=0.01), tmp_path, *arguments, "--resume", "--max-tokens", "77")
+        time.sleep(0.4 + moments.random() * 0.4)
+        os.kill(running.pid, signal.SIGKILL)
+        running.communicate(timeout=20)
+        texts_are_whole(pages)
+        assert len(read(table)) == PAGES  # each has its old row or its new one
+        finished.append(sum((pages / f"{n:02}_ocr.txt").read_text() != "<p>old</p>" for n in range(PAGES)))
+    assert finished == sorted(finished)
+    assert len(set(finished)) >= 2, "the kills came too early or too late to say anything"
+    done = process(Script(slots=16), tmp_path, *arguments, "--resume", "--max-tokens", "77")
+    assert done.returncode == 0, done.stderr
+    rows = read(table)
+    assert len(rows) == PAGES
+    assert all("<p>page " in row.text for row in rows)
+    again = process(Script(loading=60), tmp_path, *arguments, "--resume", "--max-tokens", "77")
+    assert "Nothing to do" in again.stdout  # so no reader was opened
 
 
 @pytest.mark.parametrize("torn", [b'"/half, a', b'"/page.png",ok,"<p>half a te', b"/x.png,ok,text\r"])

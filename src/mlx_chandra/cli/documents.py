@@ -4,12 +4,11 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from mlx_chandra import __version__
 from mlx_chandra.errors import UsageError
 
 if TYPE_CHECKING:
-    from mlx_chandra.cli.reader import ReaderOptions
     from mlx_chandra.outputs.document_files import DocumentSettings, Format
+    from mlx_chandra.outputs.making import Making
 
 DEFAULT_FORMATS = "html,markdown"
 
@@ -54,7 +53,7 @@ def _add_switch(
     switch.add_argument(*off, dest=name, action="store_const", const=False, help=helps[1])
 
 
-def settings_of(arguments: argparse.Namespace, options: "ReaderOptions") -> "DocumentSettings | None":
+def settings_of(arguments: argparse.Namespace, making: "Making") -> "DocumentSettings | None":
     """What documents are made into; None without --output-dir.
 
     Raises:
@@ -67,26 +66,12 @@ def settings_of(arguments: argparse.Namespace, options: "ReaderOptions") -> "Doc
     from mlx_chandra.outputs.conversion import Choices
     from mlx_chandra.outputs.document_files import DocumentSettings, Format
     from mlx_chandra.outputs.layout import package
-    from mlx_chandra.outputs.ledger import Making
     from mlx_chandra.outputs.parquet import check_parquet
 
     formats = _formats(arguments.format or DEFAULT_FORMATS)
     if Format.PARQUET in formats:
         check_parquet()
     package()  # what is missing is said before a night's reading
-    making = Making(
-        program=f"mlx-chandra {__version__}",
-        model=options.model,
-        settings={
-            "prompt_type": None if options.prompt is not None else options.prompt_type,
-            "prompt": options.prompt,
-            "max_tokens": options.max_tokens,
-            "max_size": options.max_size,
-            "dtype": options.dtype,
-            "retries": arguments.retries,
-            "on_truncation": arguments.on_truncation,
-        },
-    )
     choices = Choices(headers=bool(arguments.headers), pictures=arguments.pictures is not False)
     folder = os.path.abspath(arguments.output_dir)
     return DocumentSettings(folder, formats, choices, bool(arguments.paginate), making)

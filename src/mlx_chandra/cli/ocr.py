@@ -8,13 +8,12 @@ import warnings
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import attempts, checkpoint, documents, inputs
+from mlx_chandra.cli import attempts, checkpoint, documents, inputs, resuming
 from mlx_chandra.cli.numbers import at_least, batch_size
 from mlx_chandra.cli.stopping import INTERRUPTED, Stopping
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.reader import ReaderFactory
-    from mlx_chandra.outputs.results_csv import Start
     from mlx_chandra.pipeline import Summary
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
@@ -52,12 +51,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
 def _add_results(parser: argparse.ArgumentParser) -> None:
     results = parser.add_argument_group("results")
     results.add_argument("--output", "-o", metavar="CSV", required=True, help="where the results go")
-    begin = results.add_mutually_exclusive_group()
-    begin.add_argument(
-        "--resume", action="store_true", help="skip the pages that the CSV has, failed ones too"
-    )
-    begin.add_argument("--overwrite", action="store_true", help="throw away what the CSV holds")
-    results.add_argument("--retry-errors", action="store_true", help="as --resume, but do failed pages again")
+    resuming.add_to(results)
     texts = results.add_mutually_exclusive_group()
     texts.add_argument("--text-dir", metavar="DIR", help="put text files under DIR, not beside the documents")
     texts.add_argument("--no-text", action="store_true", help="write no text files")
@@ -113,7 +107,7 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
 def _run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None", stopping: Stopping) -> int:
     from mlx_chandra import pipeline
     from mlx_chandra.cli.progress import observer_for, printable, summary_line
-    from mlx_chandra.cli.reader import ReaderOptions, open_engine
+    from mlx_chandra.cli.reader import ReaderOptions, making_of, open_engine
     from mlx_chandra.outputs.results_csv import ResultsFile
 
     warnings.filterwarnings("ignore", module=r"(PIL|bs4|chandra|markdownify)\b")  # a page's row says it
@@ -129,26 +123,31 @@ def _run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None", 
         max_size=arguments.max_size,
         batch_size=arguments.batch_size,
     )
+    retries = attempts.retries_of(arguments)
+    making = making_of(options, retries)
     settings = pipeline.Settings(
         workers=arguments.workers or min(8, os.cpu_count() or 1),
         texts=not arguments.no_text,
         text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
-        documents=documents.settings_of(arguments, options),
+        documents=documents.settings_of(arguments, making),
         reading=reading,
-        retries=attempts.retries_of(arguments),
+        retries=retries,
     )
     open_reader = reader_factory or open_engine
     with (
-        ResultsFile(arguments.output, _start(arguments)) as results,
+        ResultsFile(arguments.output, *resuming.start_of(arguments)) as results,
+        resuming.journal_of(results, making) as journal,
         observer_for(arguments.verbose, sys.stderr) as observer,
     ):
 
         def opened() -> pipeline.Reader:
             reader = open_reader(options)
             stopping.gently()
+            if making.checkpoint is None:  # it may have been downloaded now
+                journal.reads_with(making_of(options, retries))
             return reader
 
-        summary = pipeline.run(source, results, opened, settings, observer, stopping.event)
+        summary = pipeline.run(source, results, opened, settings, observer, stopping.event, journal)
     print(summary_line(summary, results.path))
     if settings.documents is not None:
         print(f"Documents: {printable(settings.documents.folder)}")
@@ -159,16 +158,3 @@ def _exit_status(summary: "Summary") -> int:
     if summary.stopped:
         return INTERRUPTED
     return SOME_FAILED if summary.failed or summary.unwritten_documents else 0
-
-
-def _start(arguments: argparse.Namespace) -> "Start":
-    from mlx_chandra.errors import UsageError
-    from mlx_chandra.outputs.results_csv import Start
-
-    if arguments.overwrite:
-        if arguments.retry_errors:
-            raise UsageError("--overwrite leaves no errors to retry.", "Leave out one of the two.")
-        return Start.OVERWRITE
-    if arguments.retry_errors:
-        return Start.RETRY
-    return Start.RESUME if arguments.resume else Start.FRESH

@@ -37,6 +37,8 @@ def summary_line(summary: Summary, results_path: str) -> str:
         said += f" in {duration(summary.seconds)}{rate}"
         said += f"; {summary.skipped:,} were done before." if summary.skipped else "."
         said += _retried(summary.endings)
+    if summary.copied:
+        said += f" {_pages(summary.copied)} not read, but got the row of a file with the same content."
     if summary.documents:
         said += f" The files of {_documents(summary.documents)} were written."
     if summary.unwritten_documents:
@@ -68,6 +70,10 @@ def _retried(endings: Endings) -> str:
         return ""
     pages = "1 page was" if endings.retried == 1 else f"{endings.retried:,} pages were"
     return f" {pages} read more than once, {endings.mended:,} of them ok in the end."
+
+
+def _pages(count: int) -> str:
+    return "1 page was" if count == 1 else f"{count:,} pages were"
 
 
 def _documents(count: int) -> str:

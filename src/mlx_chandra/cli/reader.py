@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlx_chandra import __version__
+from mlx_chandra.outputs.making import Making
 from mlx_chandra.pipeline import Reader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mlx_chandra.attempts import Retries
     from mlx_chandra.engine.generator import BatchGenerator
     from mlx_chandra.engine.responses import GenerationResponse, GeneratorStats, PromptResponse
     from mlx_chandra.processing.processor import PageInputs, Processor
@@ -26,6 +29,26 @@ class ReaderOptions:
     max_tokens: int
     max_size: int
     batch_size: int | None  # None: what fits the machine
+
+
+def making_of(options: ReaderOptions, retries: "Retries") -> Making:
+    """With what pages are read. The checkpoint's fingerprint is None where it isn't on this machine yet."""
+    from mlx_chandra.models.fingerprint import fingerprint
+
+    return Making(
+        program=f"mlx-chandra {__version__}",
+        model=options.model,
+        settings={
+            "prompt_type": None if options.prompt is not None else options.prompt_type,
+            "prompt": options.prompt,
+            "max_tokens": options.max_tokens,
+            "max_size": options.max_size,
+            "dtype": options.dtype,
+            "retries": retries.most,
+            "on_truncation": "retry" if retries.truncated else "keep",
+        },
+        checkpoint=fingerprint(options.model),
+    )
 
 
 ReaderFactory = Callable[[ReaderOptions], Reader]

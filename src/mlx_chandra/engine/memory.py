@@ -15,7 +15,8 @@ from mlx_chandra.errors import ModelTooLargeError
 from mlx_chandra.models.backend import BackendName, current_backend
 from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.config import read_config
-from mlx_chandra.models.load import DTYPES, checkpoint_bytes
+from mlx_chandra.models.load import DTYPES
+from mlx_chandra.models.weight_files import checkpoint_bytes
 
 MOST_SLOTS = {BackendName.METAL: 64, BackendName.CUDA: 128, BackendName.CPU: 32}
 _USABLE = 0.85  # of the working set: the rest is for the system and what is computed on the way

@@ -19,20 +19,40 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     Raises:
         ModelNotFoundError: There is no such folder, or the hub can't be reached or doesn't have it.
     """
+    folder = _folder(name_or_path)
+    if folder is not None:
+        return folder
+    name = str(name_or_path)
+    if not _is_hub_name(name_or_path):
+        raise ModelNotFoundError(f"The model folder {name} does not exist.", f"Check the path; {_DEMO_WORKS}")
+    return _download(name)
+
+
+def cached_checkpoint(name_or_path: str | Path) -> Path | None:
+    """The folder of a checkpoint that is on this machine; None where it isn't. Asks no network."""
+    folder = _folder(name_or_path)
+    if folder is not None or not _is_hub_name(name_or_path):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name_or_path), allow_patterns=_FILES, local_files_only=True))
+    except Exception:  # as in _download; it isn't here
+        return None
+
+
+def _folder(name_or_path: str | Path) -> Path | None:
     if str(name_or_path) == DEMO:
         return checkpoint_folder()
     folder = Path(name_or_path).expanduser()
-    if folder.is_dir():
-        return folder
+    return folder if folder.is_dir() else None
+
+
+def _is_hub_name(name_or_path: str | Path) -> bool:
     name = str(name_or_path)
-    if (
-        isinstance(name_or_path, Path)
-        or folder.is_absolute()
-        or name.startswith((".", "~"))
-        or name.count("/") != 1
-    ):
-        raise ModelNotFoundError(f"The model folder {name} does not exist.", f"Check the path; {_DEMO_WORKS}")
-    return _download(name)
+    if isinstance(name_or_path, Path) or Path(name).expanduser().is_absolute():
+        return False
+    return not name.startswith((".", "~")) and name.count("/") == 1
 
 
 def _download(name: str) -> Path:

@@ -4,7 +4,6 @@ Strict: a tensor that is missing, unexpected or of a wrong shape is an error tha
 while loading, so neither layout needs a conversion step.
 """
 
-import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,6 +15,7 @@ from mlx_chandra.models.backend import Backend, BackendName, current_backend
 from mlx_chandra.models.config import ModelConfig, Quantization, read_config
 from mlx_chandra.models.linux_blas import use_openblas
 from mlx_chandra.models.qwen3_vl import Qwen3VL
+from mlx_chandra.models.weight_files import some_of, weight_files
 
 Weights = dict[str, mx.array]
 
@@ -29,7 +29,6 @@ _PREFIXES = (
 )
 _PATCH_PROJECTION = "visual.patch_embed.proj.weight"
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-_SHOWN = 8  # tensor names in one error message
 
 
 def load_model(folder: Path, dtype: mx.Dtype | str | None = None, backend: Backend | None = None) -> Qwen3VL:
@@ -90,7 +89,7 @@ def _our_name(name: str) -> str:
 def _read_weights(folder: Path, config: ModelConfig) -> Weights:
     """All tensors under our names and in our shapes."""
     weights: Weights = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             tensors = mx.load(str(path))
         except (RuntimeError, ValueError, OSError) as error:
@@ -105,37 +104,6 @@ def _read_weights(folder: Path, config: ModelConfig) -> Weights:
     if _PATCH_PROJECTION in weights:
         weights[_PATCH_PROJECTION] = _flat_projection(weights[_PATCH_PROJECTION], config)
     return weights
-
-
-def checkpoint_bytes(folder: Path) -> int:
-    """Bytes of the weights as they are stored. Raises CheckpointError where there are none."""
-    return sum(path.stat().st_size for path in _weight_files(folder))
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files: those the index names where there is one, else all.
-
-    Raises:
-        CheckpointError: There are none, or some that the index names are missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise CheckpointError(f"{folder} holds no *.safetensors file.", "Download the checkpoint again.")
-        return files
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{index} can't be read: {error!r}.", "Download the checkpoint again."
-        ) from None
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {_some(missing)}, which its index names.", "Download the checkpoint again."
-        )
-    return [folder / name for name in names]
 
 
 def _flat_projection(weight: mx.array, config: ModelConfig) -> mx.array:
@@ -190,7 +158,7 @@ def _check(model: Qwen3VL, weights: Weights, folder: Path) -> None:
         if name in weights and weights[name].shape != array.shape
     ]
     problems = [
-        f"{what}: {_some(names)}"
+        f"{what}: {some_of(names)}"
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of a wrong shape", wrong))
         if names
     ]
@@ -199,8 +167,3 @@ def _check(model: Qwen3VL, weights: Weights, folder: Path) -> None:
             f"{folder}: the tensors don't fit config.json; {'; '.join(problems)}.",
             "Is the checkpoint complete, and of a supported model?",
         )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,40 @@
+"""What a file holds, told without looking at it as a document: the hash of its bytes, its size and time."""
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+
+from mlx_chandra.documents.image_files import open_regular
+from mlx_chandra.errors import PageError
+
+_PIECE = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A file's size in bytes, and when it was changed last, in nanoseconds since 1970."""
+
+    size: int
+    mtime_ns: int
+
+
+def stamp_of(path: str) -> Stamp | None:
+    """The stamp of a regular file; None where there is none to be seen. The file isn't opened."""
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return Stamp(facts.st_size, facts.st_mtime_ns) if stat.S_ISREG(facts.st_mode) else None
+
+
+def content_hash(path: str) -> str | None:
+    """SHA-256 of the file's bytes, in hexadecimal; None for one that can't be read to its end."""
+    digest = hashlib.sha256()  # in hardware on Apple silicon and most else
+    try:
+        with open_regular(path) as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    except (OSError, PageError):
+        return None
+    return digest.hexdigest()

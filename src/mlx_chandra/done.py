@@ -1,0 +1,161 @@
+"""Which pages are done, and which of the others needn't be read, since the same bytes were.
+
+The table says which pages have a row. Whether that is still what this run would write is told by the journal:
+a page whose file has other bytes now, or that was read with another model or other settings, is done again. A
+row that the journal knows nothing of counts by its path. So does one whose file can't be read any more, for
+what was read of it is all there is; and one of a page that couldn't be read, for these are done again when
+their user says so.
+
+Files are hashed when their turn comes, and not again as long as their size and time stay as they were.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from mlx_chandra.documents.content import Stamp, content_hash, stamp_of
+from mlx_chandra.documents.document import Page
+from mlx_chandra.outputs.journal import Journal, JournalPage
+from mlx_chandra.outputs.results_csv import ResultsFile
+from mlx_chandra.outputs.rows import real_path
+from mlx_chandra.outputs.states import PageState, state_of
+
+_MOST_FRESH = 8  # files whose hashes are at hand, for the pages of a document
+
+
+class Done(Protocol):
+    """What a run asks of pages, and tells of those that it has done. From several threads."""
+
+    def is_current(self, page: Page) -> bool:
+        """Whether the row that a page has is what this run would write."""
+        ...
+
+    def origin(self, page: Page, again: bool) -> str | None:
+        """The page whose row this one, which is to be done now, can get: it is of the same bytes.
+
+        It is done already, or will be in this run. None for a page that has to be read. With `again`, because
+        its user wants it so, only a page of this run will do.
+        """
+        ...
+
+    def known(self, path: str) -> JournalPage | None:
+        """All that is known of a page that is done."""
+        ...
+
+    def keep(self, pages: Sequence[JournalPage]) -> None:
+        """Remembers pages whose rows are in the table. Their `content` is filled in here."""
+        ...
+
+    def vanished(self, pages: Sequence[Page]) -> list[str]:
+        """The pages, as the table shows them, that a document had and has no more; `pages` are all it has."""
+        ...
+
+
+class ByPath:
+    """A run without a journal: a row counts by its path."""
+
+    def is_current(self, page: Page) -> bool:
+        return True
+
+    def origin(self, page: Page, again: bool) -> str | None:
+        return None
+
+    def known(self, path: str) -> JournalPage | None:
+        return None
+
+    def keep(self, pages: Sequence[JournalPage]) -> None:
+        """Nothing is remembered."""
+
+    def vanished(self, pages: Sequence[Page]) -> list[str]:
+        return []
+
+
+class ByContent:
+    """A run with a journal."""
+
+    def __init__(self, results: ResultsFile, journal: Journal) -> None:
+        self._results, self._journal = results, journal
+        self._contents = _Contents(journal)
+        self._lock = threading.Lock()
+        self._in_work: dict[str, str | None] = {}  # the file's hash, by the page's path
+        self._claimed: dict[tuple[str, int], str] = {}  # the page that is being read, by what it is of
+
+    def is_current(self, page: Page) -> bool:
+        known = self._journal.known(page.path)
+        if known is None or state_of(known.status) is PageState.ERROR:
+            return True
+        now = self._contents.of(page.document.path)
+        return now is None or (known.as_now and now == known.content)
+
+    def origin(self, page: Page, again: bool) -> str | None:
+        content = self._contents.of(page.document.path)
+        with self._lock:
+            self._in_work[page.path] = content
+            if content is None or page.error is not None:
+                return None
+            what = (content, page.number or 0)
+            if what in self._claimed:
+                return self._claimed[what]
+            twin = self._twin(page, content, again)
+            if twin is None:
+                self._claimed[what] = page.path
+            return twin
+
+    def _twin(self, page: Page, content: str, again: bool) -> str | None:
+        for shown, status in self._journal.twins(content, page.number or 0, again):
+            path = real_path(shown)
+            # an error that isn't the answer's may have come from the moment
+            if path != page.path and path in self._results and state_of(status) is not PageState.ERROR:
+                return path
+        return None
+
+    def known(self, path: str) -> JournalPage | None:
+        return self._journal.page(path)
+
+    def keep(self, pages: Sequence[JournalPage]) -> None:
+        with self._lock:
+            known = [replace(page, content=self._in_work.get(page.path)) for page in pages]
+        self._journal.add(known)
+        with self._lock:  # now the journal has them, so who looks for a twin finds it there
+            for page in known:
+                self._in_work.pop(page.path, None)
+                what = (page.content or "", page.number)
+                if self._claimed.get(what) == page.path:
+                    del self._claimed[what]
+
+    def vanished(self, pages: Sequence[Page]) -> list[str]:
+        there = {page.path for page in pages}
+        had = self._journal.pages_of(pages[0].document.path)
+        return [shown for shown in had if real_path(shown) not in there]
+
+
+class _Contents:
+    """The hashes of files."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.Lock()
+        self._fresh: OrderedDict[str, tuple[Stamp, str | None]] = OrderedDict()
+
+    def of(self, path: str) -> str | None:
+        """The hash of a file; None where it can't be read. Opens it only where it isn't known."""
+        stamp = stamp_of(path)
+        if stamp is None:
+            return None
+        content = self._journal.content(path, stamp.size, stamp.mtime_ns)
+        if content is not None:
+            return content
+        with self._lock:
+            found = self._fresh.get(path)
+        if found is not None and found[0] == stamp:
+            return found[1]
+        content = content_hash(path)
+        with self._lock:
+            self._fresh[path] = (stamp, content)
+            while len(self._fresh) > _MOST_FRESH:
+                self._fresh.popitem(last=False)
+        if content is not None:
+            self._journal.remember(path, stamp.size, stamp.mtime_ns, content)
+        return content

@@ -305,6 +305,32 @@ def test_rerun_does_the_pages_again_that_it_names_and_no_other(
     assert all(after[name] == before[name] for name in after if after[name] != "new")
 
 
+@pytest.mark.parametrize("option", [["--rerun", "status=truncated"], ["--retry-errors"]])
+def test_what_is_not_named_stays_although_settings_changed(runs: Runs, option: list[str]) -> None:
+    for number in range(4):
+        make_page(runs.pages / f"{number}.png", number)
+    assert runs(script=cut(1)) == 4
+    make_page(runs.pages / "3.png", 33)  # but new bytes are another page
+    make_page(runs.pages / "4.png", 2)  # and a new file is read as this run reads, not as its copy was
+    assert runs(*option, "--max-tokens", "77") == 3
+    made = runs.journal("select count(*) from pages join readings on reading = id where settings like '%77%'")
+    assert made == [(3,)]
+
+
+def test_it_is_said_before_pages_are_done_again_for_other_settings(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        make_page(runs.pages / f"{number}.png", number)
+    assert runs() == 3
+    assert runs("--resume") == 0
+    assert "settings" not in capsys.readouterr().err
+    assert runs("--resume", "--max-tokens", "77", "--prompt", "Read!", "--model", "demo") == 3
+    complained = capsys.readouterr().err
+    assert "3 pages were read with another model or other settings" in complained
+    assert "model mlx-community/chandra-bf16, now demo; max_tokens 8192, now 77; prompt unset" in complained
+
+
 def test_pages_that_are_done_again_are_read_although_others_have_their_bytes(runs: Runs) -> None:
     make_page(runs.pages / "a.png", 1)
     for name in "bcd":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import bench, ocr, show
+from mlx_chandra.cli import bench, ocr, show, status
 from mlx_chandra.errors import MlxChandraError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None, reader_factory: "ReaderFactory | Non
         arguments = _parser().parse_args(argv)
         if arguments.command == "show":
             return show.run(arguments)
+        if arguments.command == "status":
+            return status.run(arguments)
         if arguments.command == "bench":
             return bench.run(arguments)
         return ocr.run(arguments, reader_factory)
@@ -66,5 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     ocr.add_to(commands)
     show.add_to(commands)
+    status.add_to(commands)
     bench.add_to(commands)
     return parser

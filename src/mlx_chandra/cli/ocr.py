@@ -134,9 +134,10 @@ def _run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None", 
         retries=retries,
     )
     open_reader = reader_factory or open_engine
+    start, again = resuming.start_of(arguments)
     with (
-        ResultsFile(arguments.output, *resuming.start_of(arguments)) as results,
-        resuming.journal_of(results, making) as journal,
+        ResultsFile(arguments.output, start, again) as results,
+        resuming.journal_of(results, making, only_named=again is not None) as journal,
         observer_for(arguments.verbose, sys.stderr) as observer,
     ):
 

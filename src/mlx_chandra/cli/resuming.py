@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlx_chandra.errors import UsageError
 
 if TYPE_CHECKING:
-    from mlx_chandra.outputs.journal import Journal
+    from mlx_chandra.outputs.journal import Journal, Other
     from mlx_chandra.outputs.making import Making
     from mlx_chandra.outputs.results_csv import ResultsFile, Start
 
@@ -106,15 +106,40 @@ def _status(word: str) -> str:
 
 
 @contextlib.contextmanager
-def journal_of(results: "ResultsFile", making: "Making") -> "Iterator[Journal]":
-    """The journal beside the table. Raises OutputError when it can't be written or is of a newer version."""
+def journal_of(results: "ResultsFile", making: "Making", only_named: bool) -> "Iterator[Journal]":
+    """The journal beside the table. With `only_named`, pages that were read with other settings stay.
+
+    Raises OutputError when it can't be written or is of a newer version.
+    """
     from mlx_chandra.outputs.journal import Journal
 
-    with Journal(results.path, making, fresh=results.is_new) as journal:
+    with Journal(results.path, making, results.is_new, only_named) as journal:
         if journal.set_aside is not None:
             print(
                 f"Warning: {journal.path} was damaged. It was moved to {journal.set_aside} and begun anew; "
                 "pages in the CSV count as done, whatever model and settings read them.",
                 file=sys.stderr,
             )
+        for other in [] if only_named else journal.others():
+            pages = "1 page was" if other.pages == 1 else f"{other.pages:,} pages were"
+            print(
+                f"{pages} read with another model or other settings ({_difference(other, making)}), and are "
+                "done again where they are met. To do only some again, name them: --rerun.",
+                file=sys.stderr,
+            )
         yield journal
+
+
+def _difference(other: "Other", making: "Making") -> str:
+    """What was otherwise: `max_tokens 400, now 2000`."""
+    changed = {"model": (other.model, making.model)} if other.model != making.model else {}
+    for name in sorted({*other.settings, *making.settings}):
+        before, now = other.settings.get(name), making.settings.get(name)
+        if before != now:
+            changed[name] = (_word(before), _word(now))
+    said = [f"{name} {before}, now {now}" for name, (before, now) in changed.items()]
+    return "; ".join(said) or "the model's weights"
+
+
+def _word(value: object) -> str:
+    return "unset" if value is None else f"{value}"

@@ -74,7 +74,7 @@ class Known:
     Attributes:
         content: Of its file when it was read; None where that couldn't be.
         status: As the table says it.
-        as_now: Whether it was read with the same model and settings as this run reads.
+        as_now: Whether it was read with the same model and settings as this run reads, or these don't matter.
     """
 
     content: str | None
@@ -82,19 +82,33 @@ class Known:
     as_now: bool
 
 
+@dataclass(frozen=True)
+class Other:
+    """So many pages were read with this model and these settings."""
+
+    pages: int
+    model: str
+    settings: Mapping[str, str | int | float | bool | None]
+
+
 class Journal:
     """The journal of one run, which holds the table's lock and reads pages as `making` says.
 
     Can be used by several threads. `fresh`: the table holds nothing, so neither shall the journal.
-    `set_aside` is where a damaged journal was moved to when this one was opened; else None.
+    `any_settings`: pages that were read with other settings, or another model, are as good as those of this
+    run, but no other page gets their rows. `set_aside` is where a damaged journal was moved to when this one
+    was opened; else None.
 
     Raises (on opening): OutputError when it can't be written, or a newer version wrote it.
     """
 
-    def __init__(self, table_path: str, making: Making, fresh: bool = False) -> None:
+    def __init__(
+        self, table_path: str, making: Making, fresh: bool = False, any_settings: bool = False
+    ) -> None:
         self.path = journal_path(table_path)
         self._mutex = threading.RLock()
         self._unsaved: dict[str, tuple[int, int, str]] = {}  # size, time and hash of files, by shown path
+        self._any_settings = any_settings
         self._run: int | None = None
         self._began = 0.0
         self._database, self.set_aside = open_journal(self.path, fresh)
@@ -137,7 +151,20 @@ class Journal:
             found = self._database.execute(
                 "select content, status, reading from pages where path = ?", (shown_path(page),)
             ).fetchone()
-            return None if found is None else Known(found[0], found[1], found[2] in self._same)
+        if found is None:
+            return None
+        content, status, reading = found
+        return Known(content, status, self._any_settings or reading in self._same)
+
+    def others(self) -> list[Other]:
+        """What the pages were read with that weren't read as this run reads, the most first."""
+        with self._mutex, journal_trouble(self.path):
+            found = self._database.execute(
+                "select reading, count(*), model, settings from pages join readings on reading = readings.id "
+                "where status = 'ok' or status in ('error:empty', 'error:truncated', 'error:repetition') "
+                "group by reading order by count(*) desc"
+            ).fetchall()
+        return [Other(n, model, json.loads(s)) for reading, n, model, s in found if reading not in self._same]
 
     def page(self, path: str) -> JournalPage | None:
         """All that it has of this page; None for nothing."""

@@ -30,7 +30,7 @@ from typing import BinaryIO
 
 from mlx_chandra.errors import OutputError, UsageError
 from mlx_chandra.outputs.disk import disk_trouble, sync_file, sync_folder, write_all
-from mlx_chandra.outputs.lock import Lock
+from mlx_chandra.outputs.lock import Lock, holder
 from mlx_chandra.outputs.rows import GONE, HEADER, encoded_row, header_end, shown_path, stored_rows
 from mlx_chandra.outputs.states import PageState, state_of
 
@@ -72,16 +72,16 @@ class ResultsFile:
         self, path: str | os.PathLike[str], start: Start = Start.FRESH, again: Again | None = None
     ) -> None:
         self.path = os.path.realpath(path)
-        folder, name = os.path.split(self.path)
-        self._redo_path = os.path.join(folder, f".{name}.retry")
-        self._part_path = os.path.join(folder, f".{name}.part")
+        folder = os.path.dirname(self.path)
+        self._redo_path = _beside(self.path, "retry")
+        self._part_path = _beside(self.path, "part")
         self._done: dict[str, int | None] = {}  # where the row of a page begins that needs no more work
         self._again: dict[str, int] = {}  # the same for error rows that may be replaced; all by shown path
         self._lost = False  # whether the files were taken away, and written anew
         self._mutex = threading.Lock()
         self._redo: _Table | None = None  # a place in it stands as ~place, which is below 0
         _check_place(folder, self.path)
-        self._lock = Lock(os.path.join(folder, f".{name}.lock"), self.path, "--output")
+        self._lock = Lock(_beside(self.path, "lock"), self.path, "--output")
         try:
             self._table = self._open(start, again or (_failed if start is Start.RETRY else _none))
             self._begun = self._table.end
@@ -240,6 +240,36 @@ class ResultsFile:
             os.unlink(self._redo_path)
 
 
+def statuses_in(path: str) -> dict[str, str]:
+    """The status of each page in the table, by its path as shown, in the table's order.
+
+    Rows that a run has done again, and that it hasn't put in their places yet, count as they are now. So it
+    can be asked while a run goes on. Raises OutputError when it is no table, or damaged.
+    """
+    path = os.path.realpath(path)
+    found = {row.image_path: row.status for row in stored_rows(path)}
+    redo = _beside(path, "retry")
+    try:
+        if os.path.exists(redo) and not _is_unfinished_start(redo):
+            found.update((row.image_path, row.status) for row in stored_rows(redo))
+    except OutputError:
+        if os.path.exists(redo):
+            raise
+        return statuses_in(path)  # the run has put them in their places this moment
+    return {page: status for page, status in found.items() if status != GONE}
+
+
+def running_on(path: str) -> int | None:
+    """The number of the process that writes to the table, on this machine; None for none."""
+    return holder(_beside(os.path.realpath(path), "lock"))
+
+
+def _beside(path: str, ending: str) -> str:
+    """One of the hidden files beside a table."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{ending}")
+
+
 class _Table:
     """A file of rows that grows at its `end`; after a failed write it ends at its last whole row."""
 
@@ -298,8 +328,7 @@ class _Table:
         while os.path.lexists(path):
             number += 1
             path = f"{self._path}.rescued-{number}"
-        folder, name = os.path.split(path)
-        part = os.path.join(folder, f".{name}.part")
+        folder, part = os.path.dirname(path), _beside(path, "part")
         with disk_trouble(path):
             os.makedirs(folder, exist_ok=True)
             with open(part, "wb") as copy:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     Source = Folder | Manifest | Named
 
+ONE_OF = ("paths", "images_dir", "manifest")
+"""The ways to name what is read, of which one is taken."""
 _STANDARD_INPUT = "-"
 
 

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import bench, ocr, show, status
+from mlx_chandra.cli import bench, config, ocr, show, status
 from mlx_chandra.errors import MlxChandraError
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.reader import ReaderFactory
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 INTERRUPTED = 130  # what shells give a program that Ctrl-C ended
 
@@ -27,13 +29,20 @@ def main(argv: Sequence[str] | None = None, reader_factory: "ReaderFactory | Non
         reader_factory: Gives another reader than the engine; for tests.
     """
     try:
-        arguments = _parser().parse_args(argv)
+        parser, commands = _parser()
+        arguments = parser.parse_args(argv)
         if arguments.command == "show":
             return show.run(arguments)
         if arguments.command == "status":
             return status.run(arguments)
+        config.check_variables((commands.choices["ocr"], commands.choices["bench"]), os.environ)
+        command = commands.choices[arguments.command]
+        held = config.resolve(parser, command, argv, os.environ, ocr.APART)
+        arguments = held.into(arguments)
         if arguments.command == "bench":
             return bench.run(arguments)
+        if arguments.show_config:
+            return _show_config(command, held)
         return ocr.run(arguments, reader_factory)
     except SystemExit as ending:  # argparse has said what there is to say
         return ending.code if isinstance(ending.code, int) else 2
@@ -48,6 +57,14 @@ def main(argv: Sequence[str] | None = None, reader_factory: "ReaderFactory | Non
         return 1
 
 
+def _show_config(command: argparse.ArgumentParser, held: config.Config) -> int:
+    from mlx_chandra.cli.show_config import config_lines
+
+    for line in config_lines(command, held):
+        print(line)
+    return 0
+
+
 def _say(error: MlxChandraError) -> None:
     print(f"mlx-chandra: {_printable(error.message)}", file=sys.stderr)
     if error.remedy:
@@ -58,7 +75,8 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> "tuple[argparse.ArgumentParser, Commands[argparse.ArgumentParser]]":
+    """The program's parser, and those of its commands."""
     parser = argparse.ArgumentParser(
         prog="mlx-chandra",
         description="Read large collections of page images with the Chandra OCR models on MLX.",
@@ -70,4 +88,4 @@ def _parser() -> argparse.ArgumentParser:
     show.add_to(commands)
     status.add_to(commands)
     bench.add_to(commands)
-    return parser
+    return parser, commands

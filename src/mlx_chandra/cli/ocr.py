@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import attempts, checkpoint, documents, inputs, resuming
+from mlx_chandra.cli import attempts, checkpoint, config, documents, inputs, resuming
 from mlx_chandra.cli.numbers import at_least, batch_size
 from mlx_chandra.cli.stopping import INTERRUPTED, Stopping
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 SOME_FAILED = 1
+APART = (inputs.ONE_OF, ("overwrite", "retry_errors"), ("overwrite", "rerun"))
+"""Options of which only one can hold, besides those that argparse keeps apart."""
 
 _EPILOG = """\
 Each page becomes one row of the CSV: image_path, status, ocr_text. The status is ok, error:empty (the model
@@ -27,7 +29,10 @@ more too; the text is kept), or error:KIND: what was wrong with the page. Page 3
 path#page=3.
 
 Exit status: 0 when every page is ok, 1 when some failed, 2 for wrong usage, 130 after Ctrl-C.
-A run that was stopped or killed goes on with --resume."""
+A run that was stopped or killed goes on with --resume.
+
+Every option can also be set by an environment variable, MLX_CHANDRA_MAX_TOKENS for --max-tokens, or in the
+file that --config names. The command line wins over the environment, and both over the file."""
 
 
 def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -50,7 +55,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     results = parser.add_argument_group("results")
-    results.add_argument("--output", "-o", metavar="CSV", required=True, help="where the results go")
+    results.add_argument("--output", "-o", metavar="CSV", help="where the results go; needed")
     resuming.add_to(results)
     texts = results.add_mutually_exclusive_group()
     texts.add_argument("--text-dir", metavar="DIR", help="put text files under DIR, not beside the documents")
@@ -95,6 +100,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         help="threads that open pages (default: one a core, up to 8)",
     )
     running.add_argument("--verbose", "-v", action="store_true", help="a line for each batch of work")
+    config.add_to(running)
 
 
 def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = None) -> int:
@@ -112,6 +118,7 @@ def _run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None", 
 
     warnings.filterwarnings("ignore", module=r"(PIL|bs4|chandra|markdownify)\b")  # a page's row says it
     logging.getLogger("pypdfium2").setLevel(logging.ERROR)
+    _check_output(arguments)
     reading = inputs.reading_of(arguments)
     source = inputs.source_of(arguments)
     options = ReaderOptions(
@@ -153,6 +160,13 @@ def _run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None", 
     if settings.documents is not None:
         print(f"Documents: {printable(settings.documents.folder)}")
     return _exit_status(summary)
+
+
+def _check_output(arguments: argparse.Namespace) -> None:
+    if arguments.output is None:
+        from mlx_chandra.errors import UsageError
+
+        raise UsageError("Where the results go was not said.", "Name a file: --output results.csv.")
 
 
 def _exit_status(summary: "Summary") -> int:

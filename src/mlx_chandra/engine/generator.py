@@ -188,16 +188,20 @@ class BatchGenerator:
 
     def _go_on(self) -> None:
         started = time.perf_counter()
-        if self.waiting and self.cache.free and (admitted := self._admit()):
+        admitted = self._admit() if self.waiting and self.cache.free else []
+        if admitted:
             # The device stands still for a moment, so that the cache is updated in place (see Passes.step).
             self._read()
             self._prefill(admitted)
-            self._prompt_time += time.perf_counter() - started
         else:
             self._step()
-            self._generation_time += time.perf_counter() - started
         if not self.model.backend.decode_ahead:
             self._read()
+        seconds = time.perf_counter() - started
+        if admitted:
+            self._prompt_time += seconds
+        else:
+            self._generation_time += seconds
 
     def stats(self) -> GeneratorStats:
         return GeneratorStats(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mlx_chandra.attempts import PageResult
 from mlx_chandra.documents.discover import Folder
 from mlx_chandra.documents.document import Document
 from mlx_chandra.engine.responses import GenerationResponse, PromptResponse
@@ -25,12 +26,16 @@ class Watcher:
     def __init__(self) -> None:
         self.seen: list[Snapshot] = []
         self.warnings: list[str] = []
+        self.pages: list[PageResult] = []
 
     def update(self, now: Snapshot) -> None:
         self.seen.append(now)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
+
+    def finished(self, pages: Sequence[PageResult]) -> None:
+        self.pages.extend(pages)
 
 
 def make_pages(folder: Path, count: int) -> list[str]:
@@ -93,6 +98,25 @@ def test_each_page_gets_the_status_that_its_answer_deserves(tmp_path: Path) -> N
         "007.png": ("error:too-long: the prompt is longer than a slot", ""),
     }
     assert (summary.ok, summary.failed, summary.skipped, summary.stopped) == (1, 6, 0, False)
+
+
+def test_the_observer_is_told_of_each_page_once_its_row_is_there(tmp_path: Path) -> None:
+    make_pages(tmp_path, 9)
+    (tmp_path / "002.png").write_bytes(b"")
+
+    class Reader(Watcher):
+        def finished(self, pages: Sequence[PageResult]) -> None:
+            stored = rows(tmp_path / "results.csv")
+            assert all(stored[Path(page.page.path).name][0] == page.status for page in pages)
+            super().finished(pages)
+
+    watcher = Reader()
+    summary = go(tmp_path, FakeReader(), watcher=watcher)
+    assert sorted(Path(page.page.path).name for page in watcher.pages) == [f"00{n}.png" for n in range(1, 10)]
+    assert summary.work.pages == 8
+    assert summary.work.prompt_tokens == 800
+    assert summary.work.generated_tokens == sum(page.generated_tokens for page in watcher.pages) > 0
+    assert watcher.seen[-1].work == summary.work
 
 
 def test_pages_that_cannot_be_read_stand_between_those_that_can(tmp_path: Path) -> None:

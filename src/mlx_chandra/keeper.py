@@ -7,7 +7,7 @@ page is one `PageResult`; its text file, its row, and what its document's files 
 import queue
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlx_chandra.assembly import Follower
@@ -38,6 +38,24 @@ class Endings:
     mended: int = 0
 
 
+@dataclass(frozen=True)
+class Work:
+    """What the model did for finished pages: how many came to it, and the tokens of their prompts and of all
+    their answers."""
+
+    pages: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+
+Told = Callable[[Sequence[PageResult]], None]
+"""Is told, on the keeper's thread, what is on the disk now."""
+
+
+def _nobody(results: Sequence[PageResult]) -> None:
+    """For runs in which nobody wants to know."""
+
+
 class Keeper:
     """Writes finished pages, and counts them.
 
@@ -48,6 +66,7 @@ class Keeper:
         text_dir: Top of the tree of text files; None puts them beside the images.
         documents: Are told of each page.
         done: Remembers how pages were read.
+        told: Is told of each page, too.
     """
 
     def __init__(
@@ -58,13 +77,15 @@ class Keeper:
         text_dir: str | None,
         documents: Follower,
         done: Done | None = None,
+        told: Told = _nobody,
     ) -> None:
         self.ok = self.failed = self.copied = self.unwritten_texts = 0
-        self.endings = Endings()
+        self.endings, self.work = Endings(), Work()
         self.first_unwritten: OutputError | None = None
         self.box_scale = box_scale
         self._results, self._documents, self._done = results, documents, done or ByPath()
         self._texts, self._text_dir = texts, text_dir
+        self._told = told
         self._files = TextFiles(results.path)
         self._finished: queue.SimpleQueue[PageResult | Copied | None] = queue.SimpleQueue()
         self._waiting: dict[str, list[Copied]] = {}  # by the page that they wait for
@@ -143,6 +164,7 @@ class Keeper:
         self.unwritten_texts += len(failed)
         self.first_unwritten = self.first_unwritten or next(iter(failed.values()), None)
         self._count(group)
+        self._told(group)
 
     def _count(self, group: list[PageResult]) -> None:
         states = Counter(result.state for result in group)
@@ -157,6 +179,12 @@ class Keeper:
             error=self.endings.error + states[PageState.ERROR],
             retried=self.endings.retried + len(retried),
             mended=self.endings.mended + sum(result.state is PageState.OK for result in retried),
+        )
+        read = [result for result in group if result.attempts and result.copy_of is None]
+        self.work = Work(
+            pages=self.work.pages + len(read),
+            prompt_tokens=self.work.prompt_tokens + sum(result.prompt_tokens for result in read),
+            generated_tokens=self.work.generated_tokens + sum(result.generated_tokens for result in read),
         )
 
     def _text_path(self, page: Page) -> str:

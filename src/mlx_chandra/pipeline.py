@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_chandra.assembly import follower_for
-from mlx_chandra.attempts import Attempt, Retries, judged, refused, result_of, seed_of
+from mlx_chandra.attempts import Attempt, PageResult, Retries, judged, refused, result_of, seed_of
 from mlx_chandra.documents.document import Document
 from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.pages import Reading
@@ -25,7 +25,7 @@ from mlx_chandra.done import ByContent, ByPath
 from mlx_chandra.engine.repeats import CHECK_TEXT_EVERY, MINIMUM_SPAN, is_one_piece
 from mlx_chandra.errors import PageError
 from mlx_chandra.feed import LOOK_AROUND, Copied, Feed, Prepared, Refused, Todo, Total
-from mlx_chandra.keeper import Endings, Keeper
+from mlx_chandra.keeper import Endings, Keeper, Work
 from mlx_chandra.outputs.document_files import DocumentSettings
 from mlx_chandra.outputs.journal import Journal
 from mlx_chandra.outputs.layout import Size
@@ -83,7 +83,7 @@ class Settings:
 @dataclass(frozen=True)
 class Snapshot:
     """Where a run stands. `total` is the number of pages to do, once it is known; `endings` says of what kind
-    the failed ones are."""
+    the failed ones are, `work` what the model did for the finished ones."""
 
     ok: int
     failed: int
@@ -91,6 +91,7 @@ class Snapshot:
     seconds: float
     stats: "GeneratorStats"
     endings: Endings = field(default_factory=Endings)
+    work: Work = field(default_factory=Work)
 
     @property
     def pages(self) -> int:
@@ -103,7 +104,8 @@ class Summary:
 
     `skipped` pages were in the results before; `stopped`: it was asked to end early; `documents` got their
     files, `unwritten_documents` couldn't; `endings` says of what kind the failed ones are; `copied` pages got
-    the row of another one of the same bytes, and are among those that are ok or failed.
+    the row of another one of the same bytes, and are among those that are ok or failed; `work` is what the
+    model did for all.
     """
 
     ok: int
@@ -116,13 +118,15 @@ class Summary:
     unwritten_documents: int = 0
     endings: Endings = field(default_factory=Endings)
     copied: int = 0
+    work: Work = field(default_factory=Work)
 
 
 class Observer(Protocol):
-    """Sees a run go on; called from the thread that runs it."""
+    """Sees a run go on; called from the thread that runs it, `finished` from the one that keeps pages."""
 
     def update(self, now: Snapshot) -> None: ...
     def warn(self, message: str) -> None: ...
+    def finished(self, pages: Sequence[PageResult]) -> None: ...  # these are on the disk
 
 
 def run(
@@ -154,7 +158,7 @@ def run(
     opened = OpenDocuments(settings.reading)
     documents = follower_for(settings.documents, results, opened, settings.reading, stop)
     done = ByPath() if journal is None else ByContent(results, journal)
-    keeper = Keeper(results, None, settings.texts, settings.text_dir, documents, done)
+    keeper = Keeper(results, None, settings.texts, settings.text_dir, documents, done, told=observer.finished)
     try:
         todo = Todo(source, results, settings.reading, documents.planned, done)
         if _copy_first(todo, keeper, stop):
@@ -239,11 +243,12 @@ def _summary(keeper: Keeper, seconds: float, stopped: bool) -> Summary:
         stopped=stopped,
         endings=keeper.endings,
         copied=keeper.copied,
+        work=keeper.work,
     )
 
 
 def _snapshot(keeper: Keeper, total: Total, seconds: float, stats: "GeneratorStats") -> Snapshot:
-    return Snapshot(keeper.ok, keeper.failed, total.count, seconds, stats, keeper.endings)
+    return Snapshot(keeper.ok, keeper.failed, total.count, seconds, stats, keeper.endings, keeper.work)
 
 
 def _warn(keeper: Keeper, observer: Observer) -> bool:

@@ -18,7 +18,7 @@ from mlx_chandra.cli.progress import (
     summary_line,
 )
 from mlx_chandra.engine.responses import GeneratorStats
-from mlx_chandra.keeper import Endings
+from mlx_chandra.keeper import Endings, Work
 from mlx_chandra.pipeline import Snapshot, Summary
 from tests.cli.program import command, environment, make_page
 from tests.fakes import Script
@@ -43,7 +43,8 @@ def snapshot(
         waiting=2,
         peak_memory=0,
     )
-    return Snapshot(pages - failed, failed, total, seconds, stats, endings or Endings())
+    work = Work(pages, pages * 10, tokens)
+    return Snapshot(pages - failed, failed, total, seconds, stats, endings or Endings(), work)
 
 
 class Terminal(io.StringIO):
@@ -60,9 +61,8 @@ def test_the_bar_shows_pages_tokens_per_second_and_the_time_left() -> None:
     last = stream.getvalue().rstrip().split("\r")[-1]
     assert " 25%" in last
     assert "25/100 pages" in last
-    assert "pages/s" in last
-    assert "500 tokens/s, 3 failed" in last
-    assert "left" in last
+    assert "2.5 pages/s" in last
+    assert "500 tokens/s, 3 failed, 29.9 s left" in last
 
 
 def test_lines_come_every_few_seconds_and_say_what_the_bar_says() -> None:
@@ -71,15 +71,26 @@ def test_lines_come_every_few_seconds_and_say_what_the_bar_says() -> None:
     for second in range(12):
         lines.update(snapshot(second * 5, float(second), tokens=second * 1000, failed=min(second, 2)))
     assert stream.getvalue().splitlines() == [
-        "25 of 100 pages, 5.0 pages/s, 1,000 tokens/s, 2 failed, 15.0 s left",
-        "50 of 100 pages, 5.0 pages/s, 1,000 tokens/s, 2 failed, 10.0 s left",
+        "25 of 100 pages, 5.0 pages/s, 1,000 tokens/s (and 50 read), 2 failed, 15.0 s left",
+        "50 of 100 pages, 5.0 pages/s, 1,000 tokens/s (and 50 read), 2 failed, 10.0 s left",
     ]
+
+
+def test_while_the_first_pages_are_read_the_line_says_so() -> None:
+    stream = io.StringIO()
+    PlainLines(stream).update(snapshot(0, 5.0))
+    assert stream.getvalue() == "0 of 100 pages, 0.0 pages/s, reading pages\n"
+    terminal = Terminal()
+    bar = Bar(terminal)
+    bar.update(snapshot(0, 5.0))
+    bar.close()
+    assert "reading pages" in terminal.getvalue()
 
 
 def test_lines_do_without_the_total_while_it_is_not_known() -> None:
     stream = io.StringIO()
     PlainLines(stream).update(snapshot(10, 5.0, total=None))
-    assert stream.getvalue() == "10 pages, 2.0 pages/s, 0 tokens/s\n"
+    assert stream.getvalue() == "10 pages, 2.0 pages/s, 0 tokens/s (and 20 read)\n"
 
 
 def test_a_batch_line_counts_what_came_since_the_last_one() -> None:
@@ -92,9 +103,9 @@ def test_a_batch_line_counts_what_came_since_the_last_one() -> None:
     lines.close()
     assert stream.getvalue().splitlines() == [
         "8 of 100 pages: 80 prompt and 1,000 generated tokens, 500 tokens/s, 5 of 8 slots in use, 2 waiting, "
-        "memory 0.00 GB",
+        "memory 0.00 GB, 22.9 s left",
         "10 of 100 pages, 1 failed (1 truncated), 2 read more than once: 20 prompt and 500 generated "
-        "tokens, 500 tokens/s, 5 of 8 slots in use, 2 waiting, memory 0.00 GB",
+        "tokens, 500 tokens/s, 5 of 8 slots in use, 2 waiting, memory 0.00 GB, 26.9 s left",
     ]
 
 
@@ -119,7 +130,14 @@ def test_warnings_are_shown(stream: io.StringIO) -> None:
     [
         (
             Summary(18, 2, 0, 0, 10.0, False),
-            "18 pages ok, 2 failed in 10.0 s (2.0 pages/s). The status column",
+            "18 pages ok, 2 failed in 10.0 s (2.0 pages/s).\n"
+            "Failed pages: mlx-chandra show /here/results.csv --failed\n",
+        ),
+        (Summary(1, 0, 1, 0, 10.0, False), "1 page ok, 0 failed in 10.0 s (0.1 pages/s); 1 was done before."),
+        (Summary(0, 0, 1, 0, 0.0, False), "Nothing to do: the one page is in the results already."),
+        (
+            Summary(4, 0, 0, 0, 10.0, False, work=Work(4, 5000, 2000)),
+            "Tokens: 5,000 read, 2,000 written (200 tokens/s), 500 a page.\n",
         ),
         (
             Summary(20, 0, 5, 0, 10.0, False),

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 import warnings
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,11 @@ from mlx_chandra.cli.numbers import at_least, batch_size
 from mlx_chandra.cli.stopping import INTERRUPTED, Stopping
 
 if TYPE_CHECKING:
-    from mlx_chandra.cli.reader import ReaderFactory
-    from mlx_chandra.pipeline import Summary
+    from mlx_chandra.cli.log_file import LogFile
+    from mlx_chandra.cli.progress import Screen
+    from mlx_chandra.cli.reader import ReaderFactory, ReaderOptions
+    from mlx_chandra.outputs.making import Making
+    from mlx_chandra.pipeline import Settings, Summary
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -100,28 +104,82 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         help="threads that open pages (default: one a core, up to 8)",
     )
     running.add_argument("--verbose", "-v", action="store_true", help="a line for each batch of work")
+    running.add_argument(
+        "--log-file", metavar="FILE", help="append what happens to FILE, a line of JSON for each event"
+    )
     config.add_to(running)
 
 
 def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = None) -> int:
     """Does what the options say; returns the exit status. Raises MlxChandraError."""
-    stopping = Stopping()
-    with stopping.on_signals():
-        return _run(arguments, reader_factory, stopping)
-
-
-def _run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None", stopping: Stopping) -> int:
-    from mlx_chandra import pipeline
-    from mlx_chandra.cli.progress import observer_for, printable, summary_line
-    from mlx_chandra.cli.reader import ReaderOptions, making_of, open_engine
-    from mlx_chandra.outputs.results_csv import ResultsFile
+    from mlx_chandra.cli.log_file import log_of
+    from mlx_chandra.cli.progress import observer_for
 
     warnings.filterwarnings("ignore", module=r"(PIL|bs4|chandra|markdownify)\b")  # a page's row says it
     logging.getLogger("pypdfium2").setLevel(logging.ERROR)
+    stopping = Stopping()
+    with (
+        stopping.on_signals(),
+        observer_for(arguments.verbose, sys.stderr) as screen,
+        log_of(arguments, screen.warn) as log,
+    ):
+        return _read(arguments, reader_factory, stopping, screen, log)
+
+
+def _read(
+    arguments: argparse.Namespace,
+    reader_factory: "ReaderFactory | None",
+    stopping: Stopping,
+    screen: "Screen",
+    log: "LogFile | None",
+) -> int:
+    from mlx_chandra import pipeline
+    from mlx_chandra.cli.observers import Observers
+    from mlx_chandra.cli.progress import printable, summary_line
+    from mlx_chandra.cli.reader import making_of, open_engine
+    from mlx_chandra.outputs.results_csv import ResultsFile
+
     _check_output(arguments)
-    reading = inputs.reading_of(arguments)
     source = inputs.source_of(arguments)
-    options = ReaderOptions(
+    options = _reader_options(arguments)
+    retries = attempts.retries_of(arguments)
+    making = making_of(options, retries)
+    settings = _settings(arguments, making)
+    start, again = resuming.start_of(arguments)
+    with (
+        ResultsFile(arguments.output, start, again) as results,
+        resuming.journal_of(results, making, only_named=again is not None) as journal,
+    ):
+        if log is not None:
+            log.started(arguments, results.path)
+
+        def opened() -> pipeline.Reader:
+            began = time.monotonic()
+            reader = (reader_factory or open_engine)(options)
+            stopping.gently()
+            if log is not None:
+                log.loaded(time.monotonic() - began, reader.slots)
+            if making.checkpoint is None:  # it may have been downloaded now
+                journal.reads_with(making_of(options, retries))
+            return reader
+
+        observer = Observers([screen] if log is None else [screen, log])
+        summary = pipeline.run(source, results, opened, settings, observer, stopping.event, journal)
+    screen.close()
+    folder = None if settings.documents is None else settings.documents.folder
+    print(summary_line(summary, results.path))
+    if folder is not None:
+        print(f"Documents: {printable(folder)}")
+    status = _exit_status(summary)
+    if log is not None:
+        log.ended(summary, folder, status)
+    return status
+
+
+def _reader_options(arguments: argparse.Namespace) -> "ReaderOptions":
+    from mlx_chandra.cli.reader import ReaderOptions
+
+    return ReaderOptions(
         model=arguments.model,
         dtype=arguments.dtype,
         prompt=arguments.prompt,
@@ -130,36 +188,19 @@ def _run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None", 
         max_size=arguments.max_size,
         batch_size=arguments.batch_size,
     )
-    retries = attempts.retries_of(arguments)
-    making = making_of(options, retries)
-    settings = pipeline.Settings(
+
+
+def _settings(arguments: argparse.Namespace, making: "Making") -> "Settings":
+    from mlx_chandra.pipeline import Settings
+
+    return Settings(
         workers=arguments.workers or min(8, os.cpu_count() or 1),
         texts=not arguments.no_text,
         text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
         documents=documents.settings_of(arguments, making),
-        reading=reading,
-        retries=retries,
+        reading=inputs.reading_of(arguments),
+        retries=attempts.retries_of(arguments),
     )
-    open_reader = reader_factory or open_engine
-    start, again = resuming.start_of(arguments)
-    with (
-        ResultsFile(arguments.output, start, again) as results,
-        resuming.journal_of(results, making, only_named=again is not None) as journal,
-        observer_for(arguments.verbose, sys.stderr) as observer,
-    ):
-
-        def opened() -> pipeline.Reader:
-            reader = open_reader(options)
-            stopping.gently()
-            if making.checkpoint is None:  # it may have been downloaded now
-                journal.reads_with(making_of(options, retries))
-            return reader
-
-        summary = pipeline.run(source, results, opened, settings, observer, stopping.event, journal)
-    print(summary_line(summary, results.path))
-    if settings.documents is not None:
-        print(f"Documents: {printable(settings.documents.folder)}")
-    return _exit_status(summary)
 
 
 def _check_output(arguments: argparse.Namespace) -> None:

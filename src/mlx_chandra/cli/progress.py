@@ -1,9 +1,13 @@
 """What a run looks like on the screen: a bar, plain lines now and then, or a line for each batch of work."""
 
 import contextlib
+import shlex
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
 
+from mlx_chandra.attempts import PageResult
+from mlx_chandra.cli.time_left import TimeLeft
 from mlx_chandra.keeper import Endings
 from mlx_chandra.pipeline import Observer, Snapshot, Summary
 
@@ -13,11 +17,13 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-class _Closable(Observer, Protocol):
+class Screen(Observer, Protocol):
+    """An observer that shows the run, until it is closed; closing it once more does nothing."""
+
     def close(self) -> None: ...
 
 
-def observer_for(verbose: bool, stream: TextIO) -> "contextlib.closing[_Closable]":
+def observer_for(verbose: bool, stream: TextIO) -> "contextlib.closing[Screen]":
     """The observer to use, as a context manager: a bar on a terminal, else lines."""
     if verbose:
         return contextlib.closing(BatchLines(stream))
@@ -27,18 +33,25 @@ def observer_for(verbose: bool, stream: TextIO) -> "contextlib.closing[_Closable
 
 
 def summary_line(summary: Summary, results_path: str) -> str:
-    """How the run ended, in one line or two."""
+    """How the run ended, what it cost, where the failures are listed and where the results are: a line each,
+    where there is something to say."""
     done = summary.ok + summary.failed
-    rate = f" ({done / summary.seconds:.1f} pages/s)" if summary.seconds and done else ""
+    rate = f" ({_rate(done / summary.seconds)} pages/s)" if summary.seconds and done else ""
     if not done and not summary.stopped:
-        said = f"Nothing to do: all {summary.skipped:,} pages are in the results already."
+        said = "Nothing to do: " + (
+            "the one page is in the results already."
+            if summary.skipped == 1
+            else f"all {summary.skipped:,} pages are in the results already."
+        )
     else:
-        said = f"{summary.ok:,} pages ok, {failures(summary.failed, summary.endings)}"
+        said = f"{_pages(summary.ok)} ok, {failures(summary.failed, summary.endings)}"
         said += f" in {duration(summary.seconds)}{rate}"
-        said += f"; {summary.skipped:,} were done before." if summary.skipped else "."
+        done_before = "1 was" if summary.skipped == 1 else f"{summary.skipped:,} were"
+        said += f"; {done_before} done before." if summary.skipped else "."
         said += _retried(summary.endings)
     if summary.copied:
-        said += f" {_pages(summary.copied)} not read, but got the row of a file with the same content."
+        were = "was" if summary.copied == 1 else "were"
+        said += f" {_pages(summary.copied)} {were} not read, but got the row of a file with the same content."
     if summary.documents:
         said += f" The files of {_documents(summary.documents)} were written."
     if summary.unwritten_documents:
@@ -47,9 +60,26 @@ def summary_line(summary: Summary, results_path: str) -> str:
         said += f" {summary.unwritten_texts:,} text files could not be written."
     if summary.stopped:
         said += " Stopped before the end: run again with --resume to go on."
-    elif summary.failed:
-        said += " The status column says why pages failed."
-    return f"{said}\nResults: {printable(results_path)}"
+    lines = [said, _tokens(summary), _where_failures_are(summary, results_path)]
+    return "\n".join([*filter(None, lines), f"Results: {printable(results_path)}"])
+
+
+def _tokens(summary: Summary) -> str:
+    work = summary.work
+    if not work.pages:
+        return ""
+    rate = work.generated_tokens / summary.seconds if summary.seconds else 0
+    return (
+        f"Tokens: {work.prompt_tokens:,} read, {work.generated_tokens:,} written ({rate:,.0f} tokens/s), "
+        f"{work.generated_tokens / work.pages:,.0f} a page."
+    )
+
+
+def _where_failures_are(summary: Summary, results_path: str) -> str:
+    """The command that lists them."""
+    if not summary.failed:
+        return ""
+    return f"Failed pages: mlx-chandra show {shlex.quote(printable(results_path))} --failed"
 
 
 def failures(failed: int, endings: Endings) -> str:
@@ -73,11 +103,15 @@ def _retried(endings: Endings) -> str:
 
 
 def _pages(count: int) -> str:
-    return "1 page was" if count == 1 else f"{count:,} pages were"
+    return "1 page" if count == 1 else f"{count:,} pages"
 
 
 def _documents(count: int) -> str:
     return "1 document" if count == 1 else f"{count:,} documents"
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.2g}" if 0 < per_second < 1 else f"{per_second:.1f}"
 
 
 def duration(seconds: float) -> str:
@@ -95,17 +129,26 @@ def printable(text: str) -> str:
 
 
 class _Rates:
-    """Pages and tokens per second between two looks."""
+    """Pages and tokens per second between two looks: those of answers, and of prompts that were read."""
 
     def __init__(self) -> None:
-        self._pages, self._tokens, self._seconds = 0, 0, 0.0
-        self.pages = self.tokens = 0.0
+        self._pages, self._tokens, self._read, self._seconds = 0, 0, 0, 0.0
+        self.pages = self.tokens = self.read = 0.0
 
     def look(self, now: Snapshot) -> None:
         seconds = max(now.seconds - self._seconds, 1e-9)
         self.pages = (now.pages - self._pages) / seconds
         self.tokens = (now.stats.generation_tokens - self._tokens) / seconds
+        self.read = (now.stats.prompt_tokens - self._read) / seconds
         self._pages, self._tokens, self._seconds = now.pages, now.stats.generation_tokens, now.seconds
+        self._read = now.stats.prompt_tokens
+
+    @property
+    def said(self) -> str:
+        """Tokens per second. Prompts are read in long passes, in which no answer gets on."""
+        if not self.tokens and not self.read:
+            return "reading pages"
+        return f"{self.tokens:,.0f} tokens/s" + (f" (and {self.read:,.0f} read)" if self.read else "")
 
 
 class Bar:
@@ -113,6 +156,7 @@ class Bar:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._left = TimeLeft()
         self._bar: tqdm[NoReturn] | None = None
 
     def update(self, now: Snapshot) -> None:
@@ -120,9 +164,16 @@ class Bar:
             self._bar = self._new(now)
         self._bar.total = now.total
         self._bar.ncols = shutil.get_terminal_size().columns
-        tokens = now.stats.generation_tokens / max(now.seconds, 1e-9)
-        failed = f", {now.failed:,} failed" if now.failed else ""
-        self._bar.set_postfix_str(f"{tokens:,.0f} tokens/s{failed}", refresh=False)
+        seconds = max(now.seconds, 1e-9)
+        tokens = now.stats.generation_tokens / seconds
+        parts = [f"{_rate(now.pages / seconds)} pages/s"]
+        parts += [f"{tokens:,.0f} tokens/s" if now.stats.generation_tokens else "reading pages"]
+        if now.failed:
+            parts.append(f"{now.failed:,} failed")
+        left = self._left.look(now)
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.update(now.pages - self._bar.n)
         self._bar.refresh()
 
@@ -131,6 +182,9 @@ class Bar:
             self._bar.clear()
         print(f"Warning: {message}", file=self._stream)
 
+    def finished(self, pages: Sequence[PageResult]) -> None:
+        """The next update counts them."""
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
@@ -138,7 +192,7 @@ class Bar:
     def _new(self, now: Snapshot) -> "tqdm[NoReturn]":
         from tqdm import tqdm
 
-        counts = "{n_fmt}/{total_fmt} pages, {rate_noinv_fmt}{postfix}, {remaining} left"
+        counts = "{n_fmt}/{total_fmt} pages{postfix}"
         form = "{percentage:3.0f}% |{bar}| " + counts
         size = shutil.get_terminal_size()  # some terminals say 0 by 0, which tqdm would believe
         return tqdm(
@@ -157,24 +211,28 @@ class PlainLines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._rates = _Rates()
+        self._left = TimeLeft()
         self._next = _SECONDS_BETWEEN_LINES
 
     def update(self, now: Snapshot) -> None:
+        left = self._left.look(now)
         if now.seconds < self._next:
             return
         self._next = now.seconds + _SECONDS_BETWEEN_LINES
         self._rates.look(now)
         of_total = f" of {now.total:,}" if now.total is not None else ""
-        parts = [f"{now.pages:,}{of_total} pages", f"{self._rates.pages:.1f} pages/s"]
-        parts.append(f"{self._rates.tokens:,.0f} tokens/s")
+        parts = [f"{now.pages:,}{of_total} pages", f"{_rate(self._rates.pages)} pages/s", self._rates.said]
         if now.failed:
             parts.append(f"{now.failed:,} failed")
-        if now.total is not None and now.pages:
-            parts.append(f"{duration((now.total - now.pages) * now.seconds / now.pages)} left")
+        if left is not None:
+            parts.append(f"{duration(left)} left")
         print(", ".join(parts), file=self._stream, flush=True)
 
     def warn(self, message: str) -> None:
         print(f"Warning: {message}", file=self._stream, flush=True)
+
+    def finished(self, pages: Sequence[PageResult]) -> None:
+        """The next update counts them."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -186,16 +244,21 @@ class BatchLines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._rates = _Rates()
+        self._left = TimeLeft()
+        self._seconds_left: float | None = None
         self._told: Snapshot | None = None
         self._last: Snapshot | None = None
 
     def update(self, now: Snapshot) -> None:
-        self._last = now
+        self._last, self._seconds_left = now, self._left.look(now)
         if now.pages - (self._told.pages if self._told else 0) >= now.stats.slots:
             self._tell(now)
 
     def warn(self, message: str) -> None:
         print(f"Warning: {message}", file=self._stream, flush=True)
+
+    def finished(self, pages: Sequence[PageResult]) -> None:
+        """The next update counts them."""
 
     def close(self) -> None:
         if self._last is not None and (self._told is None or self._told.pages < self._last.pages):
@@ -209,12 +272,13 @@ class BatchLines:
         generated = stats.generation_tokens - (before.stats.generation_tokens if before else 0)
         of_total = f" of {now.total:,}" if now.total is not None else ""
         failed = f", {failures(now.failed, now.endings)}" if now.failed else ""
+        left = "" if self._seconds_left is None else f", {duration(self._seconds_left)} left"
         retried = f", {now.endings.retried:,} read more than once" if now.endings.retried else ""
         print(
             f"{now.pages:,}{of_total} pages{failed}{retried}: "
             f"{prompt:,} prompt and {generated:,} generated tokens, "
             f"{self._rates.tokens:,.0f} tokens/s, {stats.active_slots} of {stats.slots} slots in use, "
-            f"{stats.waiting} waiting, memory {stats.peak_memory / 1e9:.2f} GB",
+            f"{stats.waiting} waiting, memory {stats.peak_memory / 1e9:.2f} GB{left}",
             file=self._stream,
             flush=True,
         )

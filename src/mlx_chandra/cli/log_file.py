@@ -1,0 +1,218 @@
+"""`--log-file`: a run as lines of JSON, one for each thing that happens, for programs that watch over it.
+
+Lines are appended and given to the system at once, so that a run that is killed has told all it did. A log
+that can't be written at the start ends the program; later it is a warning, and reading goes on.
+Python's logging isn't used: its handlers print a traceback where a write fails, once for each line.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import BinaryIO
+
+from mlx_chandra import __version__
+from mlx_chandra.attempts import PageResult
+from mlx_chandra.cli.time_left import TimeLeft
+from mlx_chandra.errors import MlxChandraError, OutputError, UsageError
+from mlx_chandra.outputs.rows import shown_path
+from mlx_chandra.pipeline import Snapshot, Summary
+
+SECONDS_BETWEEN_PROGRESS = 10.0
+_NO_SETTINGS = ("command", "config", "show_config")
+
+
+@contextlib.contextmanager
+def log_of(arguments: argparse.Namespace, warn: Callable[[str], None]) -> "Iterator[LogFile | None]":
+    """The log that the options ask for, or None. `warn` is told, once, when it can't be written any more.
+
+    Raises UsageError where it would go into the results; OutputError when it can't be written.
+    """
+    path = arguments.log_file
+    if path is None:
+        yield None
+        return
+    if arguments.output is not None and os.path.realpath(path) == os.path.realpath(arguments.output):
+        raise UsageError("--log-file and --output name the same file.", "Give the log a name of its own.")
+    with LogFile(path, warn) as log:
+        yield log
+
+
+class LogFile:
+    """The log of one run, and an observer of it. Use as a context manager; can be told by several threads.
+
+    Args:
+        path: Where the lines are appended.
+        warn: Is told, once, that the log can't be written any more.
+
+    Raises (on opening): OutputError when the file can't be written.
+    """
+
+    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+        self._path, self._warn = path, warn
+        self._lock = threading.Lock()
+        self._left = TimeLeft()
+        self._next = SECONDS_BETWEEN_PROGRESS
+        self._warned = False
+        try:
+            self._file: BinaryIO = open(path, "a+b", buffering=0)  # noqa: SIM115 (kept open)
+            self._is_torn = _ends_within_a_line(self._file)
+        except OSError as error:
+            remedy = "Choose another --log-file, or leave it out."
+            raise OutputError(f"The log {path!r} can't be written: {error.strerror}.", remedy) from error
+
+    def __enter__(self) -> "LogFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._say_error(error)
+        self._file.close()
+
+    def started(self, arguments: argparse.Namespace, results: str) -> None:
+        """Says what holds for the run; of a password only that there is one."""
+        every = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
+        self.say(
+            "run_started",
+            {
+                "version": __version__,
+                "process": os.getpid(),
+                "results": shown_path(results),
+                "device": _device_facts(),
+                "settings": {name: _said(name, value) for name, value in every.items()},
+            },
+        )
+
+    def loaded(self, seconds: float, slots: int) -> None:
+        """Says that the model is there."""
+        self.say("model_loaded", {"seconds": round(seconds, 3), "slots": slots})
+
+    def update(self, now: Snapshot) -> None:
+        left = self._left.look(now)
+        if now.seconds < self._next:
+            return
+        self._next = now.seconds + SECONDS_BETWEEN_PROGRESS
+        stats = now.stats
+        self.say(
+            "progress",
+            {
+                "ok": now.ok,
+                "failed": now.failed,
+                "total": now.total,
+                "seconds": round(now.seconds, 3),
+                "seconds_left": None if left is None else round(left, 1),
+                "prompt_tokens": stats.prompt_tokens,
+                "generated_tokens": stats.generation_tokens,
+                "slots_in_use": stats.active_slots,
+                "waiting": stats.waiting,
+                "peak_memory": stats.peak_memory,
+            },
+        )
+
+    def warn(self, message: str) -> None:
+        self.say("warning", {"message": message})
+
+    def finished(self, pages: Sequence[PageResult]) -> None:
+        for page in pages:
+            self.say(
+                "page_finished",
+                {
+                    "page": shown_path(page.page.path),
+                    "status": page.status,
+                    "prompt_tokens": page.prompt_tokens,
+                    "generated_tokens": page.generated_tokens,
+                    "finish_reason": page.finish_reason,
+                    "attempts": page.attempts,
+                    "seconds": round(page.seconds, 3),
+                    "copy_of": None if page.copy_of is None else shown_path(page.copy_of),
+                },
+            )
+
+    def ended(self, summary: Summary, documents: str | None, exit_status: int) -> None:
+        """Says how the run ended, and of its documents where it had any; `documents` is their folder."""
+        if documents is not None:
+            written, unwritten = summary.documents, summary.unwritten_documents
+            folder = shown_path(documents)
+            self.say("documents", {"folder": folder, "written": written, "unwritten": unwritten})
+        endings = summary.endings
+        self.say(
+            "run_finished",
+            {
+                "ok": summary.ok,
+                "failed": summary.failed,
+                "empty": endings.empty,
+                "truncated": endings.truncated,
+                "repetition": endings.repetition,
+                "error": endings.error,
+                "skipped": summary.skipped,
+                "copied": summary.copied,
+                "unwritten_texts": summary.unwritten_texts,
+                "prompt_tokens": summary.work.prompt_tokens,
+                "generated_tokens": summary.work.generated_tokens,
+                "seconds": round(summary.seconds, 3),
+                "stopped": summary.stopped,
+                "exit_status": exit_status,
+            },
+        )
+
+    def say(self, event: str, facts: Mapping[str, object]) -> None:
+        """Appends a line."""
+        time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        said = json.dumps({"time": time, "event": event, **facts}, ensure_ascii=False)
+        line = said.encode("utf-8", "backslashreplace") + b"\n"  # a lone surrogate as JSON escapes it
+        with self._lock:
+            whole = b"\n" + line if self._is_torn else line
+            try:
+                self._is_torn = self._file.write(whole) != len(whole)
+                trouble = "the disk took half a line" if self._is_torn else ""
+            except OSError as error:
+                trouble = str(error.strerror)
+            warned, self._warned = self._warned, self._warned or bool(trouble)
+        if trouble and not warned:
+            self._warn(f"The log {self._path} can't be written ({trouble}); the pages are read all the same.")
+
+    def _say_error(self, error: BaseException) -> None:
+        if isinstance(error, MlxChandraError):
+            facts = {"message": error.message, "remedy": error.remedy, "exit_status": error.exit_code}
+        elif isinstance(error, KeyboardInterrupt):
+            facts = {"message": "stopped by Ctrl-C", "remedy": "", "exit_status": 130}
+        else:
+            facts = {"message": f"{type(error).__name__}: {error}", "remedy": "", "exit_status": 1}
+        self.say("error", facts)
+
+
+def _device_facts() -> Mapping[str, object]:
+    """The machine."""
+    from mlx_chandra.engine.device import this_device
+    from mlx_chandra.models.backend import current_backend
+
+    device = this_device(current_backend().name)
+    return {
+        "name": device.name,
+        "backend": str(device.backend),
+        "system": device.host.system,
+        "cores": device.host.cores,
+        "memory": device.memory,
+    }
+
+
+def _said(dest: str, value: object) -> object:
+    if dest == "password" and value is not None:
+        return "..."
+    if isinstance(value, str):
+        return shown_path(value)
+    return [_said(dest, item) for item in value] if isinstance(value, list) else value
+
+
+def _ends_within_a_line(file: BinaryIO) -> bool:
+    """Whether a run before was killed within its last line."""
+    if not file.seekable() or not file.seek(0, os.SEEK_END):
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"

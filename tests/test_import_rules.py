@@ -24,6 +24,8 @@ LAYERS = {
     "done": 4,
     "feed": 5,
     "measure": 5,
+    "speeds": 5,
+    "forecast": 6,
     "assembly": 5,
     "attempts": 5,
     "keeper": 6,
@@ -40,7 +42,8 @@ SIDEWAYS = {("mlx_chandra.engine.batch", "mlx_chandra.documents.image_files")}
 # What takes long to import is imported when first needed, so that --help answers at once.
 HEAVY = {
     "bs4", "chandra", "huggingface_hub", "jinja2", "mlx", "nh3", "numpy", "openai", "PIL", "pillow_heif",
-    "pyarrow", "pydantic", "pypdfium2", "safetensors", "tokenizers", "torch", "tqdm", "transformers",
+    "platformdirs", "pyarrow", "pydantic", "pypdfium2", "safetensors", "tokenizers", "torch", "tqdm",
+    "transformers",
 }  # fmt: skip
 LIGHT_PARTS = {"cli", "errors", "__init__", "__main__"}
 

@@ -12,7 +12,7 @@ from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.documents.pdf import PdfFile
 from mlx_chandra.errors import PageError
-from tests.documents.pdf_files import make_pdf
+from tests.documents.pdf_files import make_pdf, page_of, pdf
 from tests.documents.test_frames import frames, saved
 
 
@@ -114,3 +114,60 @@ def test_a_limit_above_pillows_own_holds(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(PageError, match="--max-pixels"):
         OpenDocuments(Reading(max_pixels=100)).page(page(tmp_path / "a.png", None))
     assert OpenDocuments(Reading(max_pixels=200)).page(page(tmp_path / "a.png", None)).size == (20, 10)
+
+
+def shape_and_picture(path: Path, number: int | None) -> tuple[tuple[int, int], tuple[int, int]]:
+    documents = OpenDocuments(Reading())
+    asked = page(path, number)
+    shape, picture = documents.shape(asked), documents.page(asked)
+    documents.close()
+    return shape, (picture.height, picture.width)
+
+
+@pytest.mark.parametrize("extra", ["", "/Rotate 90", "/Rotate 180", "/UserUnit 2"])
+def test_a_pdf_pages_shape_is_known_without_drawing_it(tmp_path: Path, extra: str) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(pdf([page_of(box="0 0 200.5 300"), page_of(box="0 0 700 90", extra=extra)]))
+    for number in (1, 2):
+        shape, drawn = shape_and_picture(path, number)
+        assert shape == drawn
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif"])
+def test_a_frames_shape_is_its_own(tmp_path: Path, name: str) -> None:
+    sizes = [(60, 40), (20, 90), (90, 20)] if name == "a.tif" else [(60, 40)] * 3
+    path = saved(tmp_path / name, [frames(1, size)[0].rotate(number) for number, size in enumerate(sizes)])
+    for number in (1, 3, 2):
+        shape, picture = shape_and_picture(path, number)
+        assert shape == picture
+
+
+def test_a_picture_that_lies_on_its_side_has_the_shape_of_the_upright_one(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    assert shape_and_picture(tmp_path / "a.jpg", None) == ((40, 30), (40, 30))
+
+
+def test_what_is_too_large_has_no_shape(tmp_path: Path) -> None:
+    documents = OpenDocuments(Reading(max_pixels=1000))
+    pages = [
+        page(make_pdf(tmp_path / "a.pdf", "1 0 0"), 1),
+        page(saved(tmp_path / "a.tif", frames(2, (90, 80))), 2),
+        page(saved(tmp_path / "a.png", frames(1, (90, 80))), None),
+    ]
+    for asked in pages:
+        with pytest.raises(PageError) as caught:
+            documents.shape(asked)
+        assert caught.value.kind == "too-large"
+    documents.close()
+
+
+def test_asking_for_a_shape_decodes_no_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.effect_noise((600, 400), 90).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    documents = OpenDocuments(Reading())
+    assert documents.shape(page(path, None)) == (400, 600)
+    with pytest.raises(PageError):
+        documents.page(page(path, None))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlx_chandra.errors import DiskFullError, OutputBusyError, OutputError, UsageError
-from mlx_chandra.outputs.results_csv import ResultsFile, Row, Start
+from mlx_chandra.outputs.results_csv import ResultsFile, Row, Start, stored
 from mlx_chandra.outputs.rows import real_path, shown_path
 
 TEXTS = [
@@ -368,3 +368,26 @@ def test_the_row_of_a_document_whose_pages_came_is_no_more(tmp_path: Path) -> No
     with ResultsFile(tmp_path / "r.csv", Start.RETRY) as results:
         results.append([Row("/a.pdf#page=1", "ok", "1")])
         assert results.row("/a.pdf") is None
+
+
+def test_who_only_looks_sees_the_newest_rows_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    write(path, [Row("/a.pdf", "error:locked: x", ""), Row(os.fsdecode(b"/\xff.png"), "error:empty", "old")])
+    killed = ResultsFile(path, Start.RETRY)
+    killed.append([Row("/a.pdf#page=1", "ok", "1"), Row(os.fsdecode(b"/\xff.png"), "ok", "new")])
+    with open(path, "ab") as file:
+        file.write(b'/c.png,ok,"half a ro')
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    assert list(stored(path)) == [
+        Row(os.fsdecode(b"/\xff.png"), "ok", "new"),
+        Row("/a.pdf#page=1", "ok", "1"),
+    ]
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
+    killed._lock.release()
+
+
+def test_who_looks_where_no_table_is_sees_no_rows(tmp_path: Path) -> None:
+    assert list(stored(tmp_path / "r.csv")) == []
+    (tmp_path / "r.csv").write_bytes(b"image_pa")
+    assert list(stored(tmp_path / "r.csv")) == []
+    assert os.listdir(tmp_path) == ["r.csv"]

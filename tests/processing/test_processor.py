@@ -64,6 +64,21 @@ def test_max_size_makes_fewer_tokens_and_keeps_the_size_of_the_page_as_given(pro
     assert page.image_size == (300, 200)
 
 
+@pytest.mark.parametrize("max_size", [None, 64, 100, 1000])
+@pytest.mark.parametrize("shape", [(96, 160), (75, 200), (1, 1), (33, 31), (640, 900), (20, 3000)])
+def test_a_prompts_tokens_are_known_from_the_shape_alone(
+    processor: Processor, shape: tuple[int, int], max_size: int | None
+) -> None:
+    height, width = shape
+    page = processor.prepare(Image.new("RGB", (width, height)), PromptType.OCR, max_size)
+    assert processor.prompt_tokens(shape, PromptType.OCR, max_size) == len(page.token_ids)
+
+
+def test_a_shape_that_cannot_be_taken_is_refused_before_there_is_a_picture(processor: Processor) -> None:
+    with pytest.raises(PageError, match="5000x1 pixels"):
+        processor.prompt_tokens((1, 5000), "Read.", 100)
+
+
 @pytest.mark.parametrize("prompt_type", PromptType)
 def test_a_prompt_type_stands_for_the_text_of_the_checkpoints_family(
     processor: Processor, prompt_type: PromptType

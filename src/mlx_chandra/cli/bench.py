@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_chandra.cli import checkpoint
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from mlx_chandra.cli.bench_report import Setup
     from mlx_chandra.engine.timing import EngineTimer
+    from mlx_chandra.measure import Finding
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -95,9 +97,22 @@ def run(arguments: argparse.Namespace) -> int:
             _say(*rows(finding))
     except KeyboardInterrupt:
         interrupted = True
+    _remember(arguments, setup, findings)
     outcome = Outcome(findings, time.perf_counter() - began, interrupted)
     _say(*conclusion(setup, outcome), json_line(setup, outcome))
     return INTERRUPTED if interrupted else 0
+
+
+def _remember(arguments: argparse.Namespace, setup: "Setup", findings: "Sequence[Finding]") -> None:
+    """Keeps what was measured for `ocr --dry-run`."""
+    from mlx_chandra.cli.guesses import remember_measured, subject_of
+    from mlx_chandra.measure import Point, Prefill
+
+    prefill = next((finding for finding in findings if isinstance(finding, Prefill)), None)
+    if prefill is not None:
+        steps = [(found.batch_size, found.step_seconds) for found in findings if isinstance(found, Point)]
+        subject = subject_of(arguments.model, arguments.dtype)
+        remember_measured(subject, setup.planned, prefill.seconds / setup.page.prompt_tokens, steps)
 
 
 def _say(*lines: str) -> None:

@@ -105,6 +105,11 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     )
     running.add_argument("--verbose", "-v", action="store_true", help="a line for each batch of work")
     running.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be read and what it would take, and do nothing; with --verbose each document",
+    )
+    running.add_argument(
         "--log-file", metavar="FILE", help="append what happens to FILE, a line of JSON for each event"
     )
     config.add_to(running)
@@ -117,6 +122,8 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
 
     warnings.filterwarnings("ignore", module=r"(PIL|bs4|chandra|markdownify)\b")  # a page's row says it
     logging.getLogger("pypdfium2").setLevel(logging.ERROR)
+    if arguments.dry_run:
+        return _foresee(arguments)
     stopping = Stopping()
     with (
         stopping.on_signals(),
@@ -124,6 +131,18 @@ def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = 
         log_of(arguments, screen.warn) as log,
     ):
         return _read(arguments, reader_factory, stopping, screen, log)
+
+
+def _foresee(arguments: argparse.Namespace) -> int:
+    from mlx_chandra.cli import dry_run
+    from mlx_chandra.cli.reader import making_of
+
+    _check_output(arguments)
+    source, options = inputs.source_of(arguments), _reader_options(arguments)
+    settings = _settings(arguments, making_of(options, attempts.retries_of(arguments)))
+    earlier = dry_run.Earlier(arguments.output, *resuming.start_of(arguments))
+    dry_run.show(source, earlier, settings, options, arguments.verbose)
+    return 0
 
 
 def _read(
@@ -134,6 +153,7 @@ def _read(
     log: "LogFile | None",
 ) -> int:
     from mlx_chandra import pipeline
+    from mlx_chandra.cli.guesses import remember
     from mlx_chandra.cli.observers import Observers
     from mlx_chandra.cli.progress import printable, summary_line
     from mlx_chandra.cli.reader import making_of, open_engine
@@ -166,6 +186,8 @@ def _read(
         observer = Observers([screen] if log is None else [screen, log])
         summary = pipeline.run(source, results, opened, settings, observer, stopping.event, journal)
     screen.close()
+    if observer.last is not None:
+        remember(options, observer.last.stats, summary.work, summary.seconds)
     folder = None if settings.documents is None else settings.documents.folder
     print(summary_line(summary, results.path))
     if folder is not None:

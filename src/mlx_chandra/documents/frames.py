@@ -10,7 +10,14 @@ import os
 import struct
 from typing import TYPE_CHECKING, BinaryIO
 
-from mlx_chandra.documents.image_files import check_size, identified, open_regular, to_page, trouble
+from mlx_chandra.documents.image_files import (
+    check_size,
+    identified,
+    open_regular,
+    to_page,
+    trouble,
+    upright_shape,
+)
 from mlx_chandra.errors import PageError
 
 if TYPE_CHECKING:
@@ -100,20 +107,32 @@ class FrameFile:
 
     def page(self, number: int) -> "Image":
         """Page `number`, counted from 1, as `image_files.open_page` gives one. Raises PageError."""
-        image, self._image = self._image, None  # after an error, Pillow's object is good for nothing more
         with trouble():
-            if image is None:
-                self._file.seek(0)
-                image = identified(self._file, self._max_pixels)
-            try:
-                image.seek(number - 1 if self._frames is None else self._frames[number - 1])
-            except EOFError as error:
-                raise PageError("unreadable", "the file is damaged: this page isn't in it") from error
-            check_size(image, self._max_pixels)
+            image = self._turned_to(number)
             image.load()
             page = to_page(image)
             self._image = image
             return page.copy() if page is image else page
+
+    def shape(self, number: int) -> tuple[int, int]:
+        """Height and width of page `number`; of a TIFF, nothing is decoded for it. Raises PageError."""
+        with trouble():
+            image = self._turned_to(number)
+            self._image = image
+            return upright_shape(image)
+
+    def _turned_to(self, number: int) -> "Image":
+        """Pillow's object at page `number`; after an error, it is good for nothing more, and not kept."""
+        image, self._image = self._image, None
+        if image is None:
+            self._file.seek(0)
+            image = identified(self._file, self._max_pixels)
+        try:
+            image.seek(number - 1 if self._frames is None else self._frames[number - 1])
+        except EOFError as error:
+            raise PageError("unreadable", "the file is damaged: this page isn't in it") from error
+        check_size(image, self._max_pixels)
+        return image
 
     def close(self) -> None:
         self._file.close()

@@ -46,16 +46,20 @@ def open_page(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> "Im
         return to_page(image)
 
 
-def page_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+def page_shape(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Height and width of the picture in a file as it stands upright; only its header is read.
 
     Raises:
-        PageError: As `open_page`.
+        PageError: As `open_page`, but for what shows only when the picture is decoded.
     """
     with open_regular(path) as file, trouble():
-        image = identified(file, MAX_PIXELS)
-        sideways = _orientation(image) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
-        return (image.width, image.height) if sideways else (image.height, image.width)
+        return upright_shape(identified(file, max_pixels))
+
+
+def upright_shape(image: "Image") -> tuple[int, int]:
+    """Height and width that the picture will have when it is turned as its EXIF says."""
+    sideways = _orientation(image) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
+    return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 @contextmanager

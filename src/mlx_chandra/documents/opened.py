@@ -2,11 +2,13 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_chandra.documents.document import Page
 from mlx_chandra.documents.frames import FrameFile
-from mlx_chandra.documents.image_files import allow_pixels, open_page, open_regular
+from mlx_chandra.documents.image_files import allow_pixels, open_page, open_regular, page_shape
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.documents.pdf import PdfFile, is_pdf
 
@@ -18,6 +20,7 @@ _MOST_IDLE = 2  # documents that nobody reads now and that stay open all the sam
 
 class _PagedFile(Protocol):
     def page(self, number: int) -> "Image": ...
+    def shape(self, number: int) -> tuple[int, int]: ...
     def close(self) -> None: ...
 
 
@@ -35,16 +38,29 @@ class OpenDocuments:
         """The page as an upright RGB picture. Raises PageError."""
         if page.number is None:
             return open_page(page.document.path, self._reading.max_pixels)
-        shared = self._taken(page.document.path)
-        try:
+        with self._shared(page.document.path) as shared:
             return shared.page(page.number, self._reading)
-        finally:
-            self._given_back(shared)
+
+    def shape(self, page: Page) -> tuple[int, int]:
+        """Height and width that `page` will have, without drawing or decoding it. Raises PageError for what
+        shows without that."""
+        if page.number is None:
+            return page_shape(page.document.path, self._reading.max_pixels)
+        with self._shared(page.document.path) as shared:
+            return shared.shape(page.number, self._reading)
 
     def close(self) -> None:
         """Closes what is open and not in use; what is in use is closed when it is given back."""
         self._most_idle = 0
         self._tidy()
+
+    @contextmanager
+    def _shared(self, path: str) -> "Iterator[_Shared]":
+        shared = self._taken(path)
+        try:
+            yield shared
+        finally:
+            self._given_back(shared)
 
     def _taken(self, path: str) -> "_Shared":
         with self._lock:
@@ -79,13 +95,20 @@ class _Shared:
 
     def page(self, number: int, reading: Reading) -> "Image":
         with self._lock:
-            if self._file is None:
-                self._file = _opened(self.path, reading)
-            return self._file.page(number)
+            return self._open(reading).page(number)
+
+    def shape(self, number: int, reading: Reading) -> tuple[int, int]:
+        with self._lock:
+            return self._open(reading).shape(number)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+    def _open(self, reading: Reading) -> _PagedFile:
+        if self._file is None:
+            self._file = _opened(self.path, reading)
+        return self._file
 
 
 def _opened(path: str, reading: Reading) -> _PagedFile:

@@ -81,6 +81,17 @@ class PdfFile:
                 except MemoryError as error:
                     raise PageError("too-large", "there is not enough memory to draw it") from error
 
+    def shape(self, number: int) -> tuple[int, int]:
+        """Height and width in pixels that page `number` will have. Raises PageError as `page`, but for what
+        shows only when it is drawn."""
+        with _pdfium() as pdfium:
+            try:
+                width, height = self._opened.document.get_page_size(number - 1)
+            except pdfium.PdfiumError as error:
+                raise PageError("unreadable", "the PDF is damaged: this page can't be loaded") from error
+            _, across, down = _resolution(width, height, self._max_pixels)
+            return down, across
+
     def close(self) -> None:
         with _pdfium():
             self._opened.close()
@@ -156,7 +167,21 @@ def _refusal(raw: Any, code: int, with_password: bool) -> PageError:
 
 
 def _drawn(pdfium: Any, page: Any, max_pixels: int) -> "Image":
-    width, height = page.get_size()  # points, as the page stands upright
+    width, height = page.get_size()
+    scale, _, _ = _resolution(width, height, max_pixels)
+    for picture in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_IMAGE]):
+        across, down = picture.get_px_size()
+        if across * down > max_pixels:
+            raise too_large(f"a picture on it is {across:,} x {down:,}, more than {max_pixels:,} pixels")
+    with closing(page.render(scale=scale, may_draw_forms=True, rev_byteorder=True)) as bitmap:
+        return bitmap.to_pil()  # type: ignore[no-any-return]
+
+
+def _resolution(width: float, height: float, max_pixels: int) -> tuple[float, int, int]:
+    """By how much a page is drawn larger than its points, and the pixels that it has then, across and down.
+
+    Width and height are those of the page as it stands upright. Raises PageError.
+    """
     if min(width, height) <= 0:
         raise PageError("unreadable", "the PDF is damaged: this page has no size")
     scale = max(DPI / _POINTS_PER_INCH, SHORT_SIDE / min(width, height))
@@ -166,9 +191,4 @@ def _drawn(pdfium: Any, page: Any, max_pixels: int) -> "Image":
         raise too_large(
             f"the page of {size} would have {across:,} x {down:,}, more than {max_pixels:,} pixels"
         )
-    for picture in page.get_objects(filter=[pdfium.raw.FPDF_PAGEOBJ_IMAGE]):
-        across, down = picture.get_px_size()
-        if across * down > max_pixels:
-            raise too_large(f"a picture on it is {across:,} x {down:,}, more than {max_pixels:,} pixels")
-    with closing(page.render(scale=scale, may_draw_forms=True, rev_byteorder=True)) as bitmap:
-        return bitmap.to_pil()  # type: ignore[no-any-return]
+    return scale, across, down

@@ -23,7 +23,7 @@ import re
 import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import BinaryIO
@@ -31,7 +31,16 @@ from typing import BinaryIO
 from mlx_chandra.errors import OutputError, UsageError
 from mlx_chandra.outputs.disk import disk_trouble, sync_file, sync_folder, write_all
 from mlx_chandra.outputs.lock import Lock, holder
-from mlx_chandra.outputs.rows import GONE, HEADER, encoded_row, header_end, shown_path, stored_rows
+from mlx_chandra.outputs.rows import (
+    GONE,
+    HEADER,
+    StoredRow,
+    encoded_row,
+    header_end,
+    real_path,
+    shown_path,
+    stored_rows,
+)
 from mlx_chandra.outputs.states import PageState, state_of
 
 _PAGE = re.compile(r"(.+)#page=\d+", re.DOTALL)
@@ -57,6 +66,24 @@ class Start(Enum):
 
 Again = Callable[[str, str], bool]
 """Whether a row is to be done again, by its path as shown and its status."""
+
+
+def stored(path: str | os.PathLike[str]) -> Iterator[Row]:
+    """The newest row of each page of a table, for who only looks: nothing is locked or written.
+
+    Empty where there is no table. Raises OutputError as `ResultsFile`.
+    """
+    path = os.path.realpath(path)
+    redo = _beside(path, "retry")
+    newer: dict[str, StoredRow] = {}
+    if os.path.exists(redo) and not _is_unfinished_start(redo):
+        newer = {row.image_path: row for row in stored_rows(redo)}
+    if not os.path.exists(path) or _is_unfinished_start(path):
+        return
+    for old in stored_rows(path):
+        row = newer.get(old.image_path, old)
+        if row.status != GONE:
+            yield Row(real_path(row.image_path), row.status, row.text)
 
 
 class ResultsFile:

@@ -172,11 +172,29 @@ def limit_size(image: "Image.Image", max_size: int) -> "Image.Image":
     Resampled in one bicubic pass over the whole picture (PIL's, with antialiasing and no reducing gap); the
     shorter side is rounded to the nearest pixel and never below 1.
     """
-    longest = max(image.size)
-    if longest <= max_size:
+    height, width = limited(image.height, image.width, max_size)
+    if (width, height) == image.size:
         return image
-    width, height = (max(1, round(side * max_size / longest)) for side in image.size)
     return image.resize((width, height), resample=BICUBIC, reducing_gap=None)
+
+
+def limited(height: int, width: int, max_size: int) -> tuple[int, int]:
+    """Height and width with the longest side brought down to `max_size`, as `limit_size` does it."""
+    longest = max(height, width)
+    if longest <= max_size:
+        return height, width
+    return max(1, round(height * max_size / longest)), max(1, round(width * max_size / longest))
+
+
+def target_grid(shape: tuple[int, int], settings: ImageSettings, max_size: int | None = None) -> Grid:
+    """The patches of a picture of this height and width. Raises PageError as `patch_image`."""
+    height, width = shape
+    # A shape that can't be taken is refused before any work, and by the size that people see.
+    target_size(height, width, settings)
+    if max_size is not None:
+        height, width = limited(height, width, max_size)
+    height, width = target_size(height, width, settings)
+    return Grid(1, height // settings.patch_size, width // settings.patch_size)
 
 
 def patch_image(image: "Image.Image", settings: ImageSettings, max_size: int | None = None) -> PatchedImage:
@@ -192,14 +210,12 @@ def patch_image(image: "Image.Image", settings: ImageSettings, max_size: int | N
     """
     if image.mode != "RGB":
         image = image.convert("RGB")
-    # A shape that can't be taken is refused before any work, and by the size that people see.
-    target_size(image.height, image.width, settings)
+    grid = target_grid((image.height, image.width), settings, max_size)
     if max_size is not None:
         image = limit_size(image, max_size)
-    height, width = target_size(image.height, image.width, settings)
+    width, height = grid.w * settings.patch_size, grid.h * settings.patch_size
     if image.size != (width, height):
         image = image.resize((width, height), resample=BICUBIC, reducing_gap=None)
-    grid = Grid(1, height // settings.patch_size, width // settings.patch_size)
     mean, std = np.array(settings.mean), np.array(settings.std)  # [3] float64: rounded once, at the end
     return PatchedImage(
         _patches(np.asarray(image), grid, settings),

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_chandra.errors import CheckpointError, UsageError
-from mlx_chandra.processing.image import Grid, ImageSettings, PatchedImage, patch_image
+from mlx_chandra.processing.image import Grid, ImageSettings, PatchedImage, patch_image, target_grid
 from mlx_chandra.processing.json_file import JsonFile
 from mlx_chandra.processing.prompt import ModelFamily, PromptType, prompt_text
 from mlx_chandra.processing.tokenizer import Tokenizer
@@ -118,6 +118,17 @@ class Processor:
         picture = [self.image_token_id] * self.image_tokens(patched.grid)
         token_ids = np.array([*encoded.before, *picture, *encoded.after], dtype=np.int32)
         return PageInputs(token_ids, patched, (image.height, image.width))
+
+    def prompt_tokens(
+        self, shape: tuple[int, int], prompt: str | PromptType, max_size: int | None = None
+    ) -> int:
+        """How many tokens the prompt of a page of this height and width has, as `prepare` would make it.
+
+        Raises as `prepare`.
+        """
+        encoded = self._encoded(prompt)
+        grid = target_grid(shape, self.image_settings, max_size)
+        return len(encoded.before) + self.image_tokens(grid) + len(encoded.after)
 
     def image_tokens(self, grid: Grid) -> int:
         """How many tokens stand for a picture of this grid."""

@@ -1,0 +1,165 @@
+"""`ocr --dry-run` says what would be done and what that takes, and does nothing of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mlx_chandra.cli.main import main
+from mlx_chandra.cli.reader import ReaderOptions
+from mlx_chandra.pipeline import Reader
+from tests.cli.program import here, make_page
+from tests.documents.pdf_files import locked_pdf, make_pdf
+
+DEMO = ["--model", "demo"]
+
+
+@pytest.fixture(autouse=True)
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_CHANDRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def no_reader(options: ReaderOptions) -> Reader:
+    raise AssertionError("a model was loaded")
+
+
+def dry(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *arguments], no_reader) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_documents_pages_and_tokens_are_counted_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pdf(tmp_path / "in" / "a.pdf", "1 0 0", "0 1 0")
+    make_page(tmp_path / "in" / "b.png", size=(96, 64))
+    make_page(tmp_path / "in" / "c.png", size=(96, 64))
+    lines = dry(capsys, *DEMO, "--output-dir", "out", "--log-file", "log.jsonl")
+    assert lines[0] == "Documents: 3 (2 PNG, 1 PDF)"
+    assert lines[1] == "Pages: 4: 4 to read"
+    assert "to write: 1,000 a page, assumed, as no run with this model is remembered" in lines[2]
+    assert "measure it: mlx-chandra bench --model demo" in lines[3]
+    assert lines[4].startswith("Disk: about ")
+    assert "CSV and text files, and html, markdown of each document" in lines[4]
+    assert lines[-1] == "Nothing was read or written."
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_prompts_are_counted_as_the_processor_makes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlx_chandra.demo import checkpoint_folder
+    from mlx_chandra.processing.processor import Processor
+    from mlx_chandra.processing.prompt import PromptType
+
+    processor = Processor.from_folder(checkpoint_folder())
+    total = 0
+    for number, size in enumerate([(96, 64), (500, 1200), (1200, 500), (30, 30)]):
+        path = make_page(tmp_path / "in" / f"{number}.png", number, size)
+        with Image.open(path) as picture:
+            total += len(processor.prepare(picture, PromptType.OCR, 700).token_ids)
+    lines = dry(capsys, *DEMO, "--prompt-type", "ocr", "--max-size", "700")
+    assert lines[2].startswith(f"Tokens: about {total:,} to read, and ")
+
+
+def test_pages_that_cannot_be_read_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_page(tmp_path / "in" / "a.png")
+    for number in range(12):
+        (tmp_path / "in" / f"bad{number:02}.png").write_bytes(b"")
+    make_page(tmp_path / "in" / "thin.png", size=(1, 5000))
+    (tmp_path / "in" / "z.pdf").write_bytes(locked_pdf("secret"))
+    lines = dry(capsys, *DEMO)
+    assert "Pages: 15: 14 that can't be read, 1 to read" in lines
+    assert f"  {tmp_path}/in/bad00.png: error:unreadable: the file is empty" in lines
+    assert "  and 4 more; --verbose lists all" in lines
+    verbose = "\n".join(dry(capsys, *DEMO, "--verbose"))
+    assert "thin.png: PNG, 1 page, error:shape: The picture is 1x5000 pixels" in verbose
+    assert "z.pdf: PDF, 1 page, error:locked" in verbose
+    assert "a.png: PNG, 1 page, " in verbose
+    opened = "\n".join(dry(capsys, *DEMO, "--verbose", "--password", "secret"))
+    assert "z.pdf: PDF, 1 page, 1," in opened
+
+
+def test_what_resume_and_retry_would_skip_is_done_already(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        make_page(tmp_path / "in" / f"{number}.png", number)
+    (tmp_path / "in" / "3.png").write_bytes(b"")
+    assert here("ocr", "in", "-o", "r.csv") == 1
+    make_page(tmp_path / "in" / "3.png", 3)
+    make_page(tmp_path / "in" / "4.png", 4)
+    before = (tmp_path / "r.csv").read_bytes()
+    capsys.readouterr()
+    resumed = dry(capsys, *DEMO, "--resume")
+    assert resumed[1] == "Pages: 5: 4 done already, 1 to read"
+    assert resumed[2].endswith("a page, as in 3 pages of these results")
+    assert dry(capsys, *DEMO, "--retry-errors")[1] == "Pages: 5: 3 done already, 2 to read"
+    assert dry(capsys, *DEMO, "--overwrite")[1] == "Pages: 5: 5 to read"
+    assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *DEMO], no_reader) == 2
+    assert "already holds the results of 4 pages" in capsys.readouterr().err
+    assert (tmp_path / "r.csv").read_bytes() == before
+
+
+def test_when_all_is_done_nothing_is_foreseen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_page(tmp_path / "in" / "a.png")
+    assert here("ocr", "in", "-o", "r.csv") == 0
+    capsys.readouterr()
+    assert dry(capsys, *DEMO, "--resume") == [
+        "Documents: 1 (1 PNG)", "Pages: 1: 1 done already, 0 to read", "Nothing was read or written.",
+    ]  # fmt: skip
+
+
+def test_a_model_that_is_not_here_is_not_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_page(tmp_path / "in" / "a.png", size=(736, 1024))
+    lines = dry(capsys)
+    assert "(by Chandra 1's rule; the model isn't on this machine)" in lines[2]
+    tokens = int(lines[2].split()[2].replace(",", ""))
+    assert tokens > 736 * 1024 // 32**2
+    assert "mlx-chandra bench --model mlx-community/chandra-bf16" in lines[3]
+
+
+def test_the_time_comes_from_what_bench_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_page(tmp_path / "in" / "a.png")
+    size = ["--page-size", "96x64", "--output-tokens", "20", "--batch-size", "2", "--seconds", "2"]
+    assert main(["bench", *DEMO, *size]) == 0
+    capsys.readouterr()
+    line = dry(capsys, *DEMO)[3]
+    assert line.startswith("Time: about ")
+    assert "at the speed of `mlx-chandra bench` on 20" in line
+    assert dry(capsys, *DEMO, "--dtype", "float16")[3].startswith("Time: not known")
+
+
+def test_the_time_comes_from_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(6):
+        make_page(tmp_path / "in" / f"{number}.png", number, (96, 64))
+    assert main(["ocr", "in", "-o", "r.csv", *DEMO, "--max-tokens", "8", "--retries", "0", "--no-text"]) in (
+        0,
+        1,
+    )
+    capsys.readouterr()
+    lines = dry(capsys, *DEMO, "--overwrite")
+    assert "a page, as in a run of 6 pages on 20" in lines[2]
+    assert "at the speed of a run of 6 pages on 20" in lines[3]
+
+
+def test_it_refuses_what_a_run_would_refuse(tmp_path: Path) -> None:
+    make_page(tmp_path / "in" / "a.png")
+    wrong = [["--format", "html"], ["--pages", "0"], ["--overwrite", "--retry-errors"]]
+    for more in wrong:
+        assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *more], no_reader) == 2
+    assert main(["ocr", "gone", "-o", "r.csv", "--dry-run"], no_reader) == 2
+    assert main(["ocr", "in", "--dry-run"], no_reader) == 2
+
+
+def test_files_that_a_manifest_names_and_that_are_missing_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_page(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("a.png\ngone.png\n")
+    assert main(["ocr", "--manifest", "list.txt", "-o", "r.csv", "--dry-run", *DEMO], no_reader) == 0
+    said = capsys.readouterr().out
+    assert "Pages: 2: 1 that can't be read, 1 to read" in said
+    assert "gone.png: error:missing: there is no such file" in said

@@ -168,7 +168,8 @@ def _lines(
 def _time_line(total: _Sum, guesses: "Guesses", options: "ReaderOptions", answer: AnswerGuess) -> str:
     found = duration(guesses.known(), options.batch_size, total.left, total.prompt_tokens, answer)
     if found is not None:
-        return f"Time: about {said_duration(found.seconds)}, at the speed of {found.origin}; loading aside"
+        seconds = f"{found.seconds:.0f} s" if found.seconds < 60 else said_duration(found.seconds)
+        return f"Time: about {seconds}, at the speed of {found.origin}; loading aside"
     dtype = f" --dtype {options.dtype}" if options.dtype else ""
     command = f"mlx-chandra bench --model {options.model}{dtype}"
     return f"Time: not known, no speed of this model on this machine is remembered; measure it: {command}"

@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	if "$$p" -c "$(NEW_ENOUGH)" >/dev/null 2>&1; then command -v "$$p"; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types parity check bench lock clean
+.PHONY: help demo test lint format types parity check bench options lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,9 @@ bench: .venv-bench/.ready ## engines side by side on this machine, with the demo
 	@$(@D)/bin/python $(PIP_INSTALL) -r $(firstword $(filter requirements/%,$^))
 	@$(@D)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+options: .venv-test/.ready ## write docs/options.md anew, after an option was added
+	.venv-test/bin/python -m tools.options_page
 
 # The locks hold for Linux and macOS and for Python 3.11 and up; they are consumed with pip alone.
 # check.txt is resolved first and binds the others, so that all agree.

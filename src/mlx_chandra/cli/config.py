@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from mlx_chandra.cli.options import PREFIX, Option, Value, options_of
 from mlx_chandra.errors import UsageError
 
+LAYERED = ("ocr", "bench")
+"""The commands that hear environment variables; only ocr takes a file, too."""
 COMMAND_LINE, DEFAULT = "command line", "default"
 OTHER_VARIABLES = frozenset({"MLX_CHANDRA_OPENBLAS", "MLX_CHANDRA_CACHE"})
 """Variables of the program that stand for no option."""

@@ -29,15 +29,16 @@ def main(argv: Sequence[str] | None = None, reader_factory: "ReaderFactory | Non
         reader_factory: Gives another reader than the engine; for tests.
     """
     try:
-        parser, commands = _parser()
+        parser, commands = parsers()
         arguments = parser.parse_args(argv)
         if arguments.command == "show":
             return show.run(arguments)
         if arguments.command == "status":
             return status.run(arguments)
-        config.check_variables((commands.choices["ocr"], commands.choices["bench"]), os.environ)
+        config.check_variables([commands.choices[name] for name in config.LAYERED], os.environ)
         command = commands.choices[arguments.command]
-        held = config.resolve(parser, command, argv, os.environ, ocr.APART)
+        apart = ocr.APART if arguments.command == "ocr" else ()
+        held = config.resolve(parser, command, argv, os.environ, apart)
         arguments = held.into(arguments)
         if arguments.command == "bench":
             return bench.run(arguments)
@@ -75,7 +76,7 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _parser() -> "tuple[argparse.ArgumentParser, Commands[argparse.ArgumentParser]]":
+def parsers() -> "tuple[argparse.ArgumentParser, Commands[argparse.ArgumentParser]]":
     """The program's parser, and those of its commands."""
     parser = argparse.ArgumentParser(
         prog="mlx-chandra",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlx_chandra.cli.log_file import LogFile
     from mlx_chandra.cli.progress import Screen
     from mlx_chandra.cli.reader import ReaderFactory, ReaderOptions
+    from mlx_chandra.documents.pages import Reading
     from mlx_chandra.outputs.making import Making
     from mlx_chandra.pipeline import Settings, Summary
 
@@ -138,9 +139,11 @@ def _foresee(arguments: argparse.Namespace) -> int:
     from mlx_chandra.cli.reader import making_of
 
     _check_output(arguments)
+    reading = inputs.reading_of(arguments)
     source, options = inputs.source_of(arguments), _reader_options(arguments)
-    settings = _settings(arguments, making_of(options, attempts.retries_of(arguments)))
+    making = making_of(options, attempts.retries_of(arguments))
     earlier = dry_run.Earlier(arguments.output, *resuming.start_of(arguments))
+    settings = _settings(arguments, making, reading)
     dry_run.show(source, earlier, settings, options, arguments.verbose)
     return 0
 
@@ -160,11 +163,12 @@ def _read(
     from mlx_chandra.outputs.results_csv import ResultsFile
 
     _check_output(arguments)
+    reading = inputs.reading_of(arguments)
     source = inputs.source_of(arguments)
     options = _reader_options(arguments)
     retries = attempts.retries_of(arguments)
     making = making_of(options, retries)
-    settings = _settings(arguments, making)
+    settings = _settings(arguments, making, reading)
     start, again = resuming.start_of(arguments)
     with (
         ResultsFile(arguments.output, start, again) as results,
@@ -212,7 +216,7 @@ def _reader_options(arguments: argparse.Namespace) -> "ReaderOptions":
     )
 
 
-def _settings(arguments: argparse.Namespace, making: "Making") -> "Settings":
+def _settings(arguments: argparse.Namespace, making: "Making", reading: "Reading") -> "Settings":
     from mlx_chandra.pipeline import Settings
 
     return Settings(
@@ -220,7 +224,7 @@ def _settings(arguments: argparse.Namespace, making: "Making") -> "Settings":
         texts=not arguments.no_text,
         text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
         documents=documents.settings_of(arguments, making),
-        reading=inputs.reading_of(arguments),
+        reading=reading,
         retries=attempts.retries_of(arguments),
     )
 

@@ -20,7 +20,7 @@ BENCH = BenchSpeed(8, prompt_seconds=0.02, steps=[(1, 0.5), (8, 1.6)], day="2026
 
 def look(folder: Path, done: list[str] | None = None, reading: Reading | None = None) -> dict[str, Foreseen]:
     paths = {str(folder / name) for name in done or []}
-    found = foresee(Folder.at(str(folder)), paths, reading or Reading())
+    found = foresee(Folder.at(str(folder)), lambda page: page.path in paths, reading or Reading())
     return {Path(document.path).name: document for document in found}
 
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from mlx_chandra.documents.content import Stamp, content_hash, stamp_of
 from mlx_chandra.documents.document import Page
-from mlx_chandra.outputs.journal import Journal, JournalPage
+from mlx_chandra.outputs.journal import Journal, JournalPage, Known
 from mlx_chandra.outputs.results_csv import ResultsFile
 from mlx_chandra.outputs.rows import real_path
 from mlx_chandra.outputs.states import PageState, state_of
@@ -53,6 +53,29 @@ class Done(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """The part of a journal that tells whether a page is as it was."""
+
+    def known(self, page: str) -> Known | None: ...
+    def content(self, file: str, size: int, mtime_ns: int) -> str | None: ...
+    def remember(self, file: str, size: int, mtime_ns: int, content: str) -> None: ...
+
+
+class Current:
+    """Says of pages that have a row whether it is what a run would write. Can be asked by several threads."""
+
+    def __init__(self, journal: Memory) -> None:
+        self._journal = journal
+        self.contents = _Contents(journal)
+
+    def __call__(self, page: Page) -> bool:
+        known = self._journal.known(page.path)
+        if known is None or state_of(known.status) is PageState.ERROR:
+            return True
+        now = self.contents.of(page.document.path)
+        return now is None or (known.as_now and now == known.content)
+
+
 class ByPath:
     """A run without a journal: a row counts by its path."""
 
@@ -77,17 +100,14 @@ class ByContent:
 
     def __init__(self, results: ResultsFile, journal: Journal) -> None:
         self._results, self._journal = results, journal
-        self._contents = _Contents(journal)
+        self._current = Current(journal)
+        self._contents = self._current.contents
         self._lock = threading.Lock()
         self._in_work: dict[str, str | None] = {}  # the file's hash, by the page's path
         self._claimed: dict[tuple[str, int], str] = {}  # the page that is being read, by what it is of
 
     def is_current(self, page: Page) -> bool:
-        known = self._journal.known(page.path)
-        if known is None or state_of(known.status) is PageState.ERROR:
-            return True
-        now = self._contents.of(page.document.path)
-        return now is None or (known.as_now and now == known.content)
+        return self._current(page)
 
     def origin(self, page: Page, again: bool) -> str | None:
         content = self._contents.of(page.document.path)
@@ -134,7 +154,7 @@ class ByContent:
 class _Contents:
     """The hashes of files."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Memory) -> None:
         self._journal = journal
         self._lock = threading.Lock()
         self._fresh: OrderedDict[str, tuple[Stamp, str | None]] = OrderedDict()

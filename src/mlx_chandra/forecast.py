@@ -6,7 +6,7 @@ on what is known of answers and of the machine.
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mlx_chandra.documents.document import Document, Page
@@ -52,17 +52,19 @@ class Foreseen:
     troubles: Sequence[Trouble]
 
 
-def foresee(source: Iterable[Document], done: Collection[str], reading: Reading) -> Iterator[Foreseen]:
-    """Looks at each document when it is its turn. `done` holds the pages, by path, that a run would skip."""
+def foresee(
+    source: Iterable[Document], is_done: Callable[[Page], bool], reading: Reading
+) -> Iterator[Foreseen]:
+    """Looks at each document when it is its turn. `is_done` says of a page whether a run would skip it."""
     opened = OpenDocuments(reading)
     try:
         for document in source:
             kind = _kind(document)
-            if document.path in done:
+            if is_done(Page(document)):
                 yield Foreseen(document.path, kind, 1, 1, (), ())
                 continue
             pages = list(pages_of(document, reading))
-            left = [page for page in pages if page.number is None or page.path not in done]
+            left = [page for page in pages if page.number is None or not is_done(page)]
             shapes: list[Shape] = []
             troubles: list[Trouble] = []
             for page in left:

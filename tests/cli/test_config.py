@@ -227,3 +227,15 @@ def test_show_config_reads_and_writes_nothing_else(
     assert main(["ocr", "gone.png", "-o", "r.csv", "--show-config"], fails) == 0
     assert list(tmp_path.iterdir()) == []
     capsys.readouterr()
+
+
+def test_what_may_be_given_several_times_is_a_list_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config('rerun = ["status=truncated", "path=a:b"]')
+    assert tomllib.loads(shown(capsys, "--config", file))["rerun"] == ["status=truncated", "path=a:b"]
+    monkeypatch.setenv("MLX_CHANDRA_RERUN", "status=empty:path=x.png")
+    assert tomllib.loads(shown(capsys, "--config", file))["rerun"] == ["status=empty", "path=x.png"]
+    by_line = shown(capsys, "--config", file, "--rerun", "status=ok", "--rerun", "path=y")
+    assert tomllib.loads(by_line)["rerun"] == ["status=ok", "path=y"]
+    assert "rerun" not in tomllib.loads(shown(capsys, "--overwrite"))

@@ -88,7 +88,7 @@ def test_what_resume_and_retry_would_skip_is_done_already(
     for number in range(3):
         make_page(tmp_path / "in" / f"{number}.png", number)
     (tmp_path / "in" / "3.png").write_bytes(b"")
-    assert here("ocr", "in", "-o", "r.csv") == 1
+    assert here("ocr", "in", "-o", "r.csv", *DEMO) == 1
     make_page(tmp_path / "in" / "3.png", 3)
     make_page(tmp_path / "in" / "4.png", 4)
     before = (tmp_path / "r.csv").read_bytes()
@@ -105,7 +105,7 @@ def test_what_resume_and_retry_would_skip_is_done_already(
 
 def test_when_all_is_done_nothing_is_foreseen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_page(tmp_path / "in" / "a.png")
-    assert here("ocr", "in", "-o", "r.csv") == 0
+    assert here("ocr", "in", "-o", "r.csv", *DEMO) == 0
     capsys.readouterr()
     assert dry(capsys, *DEMO, "--resume") == [
         "Documents: 1 (1 PNG)", "Pages: 1: 1 done already, 0 to read", "Nothing was read or written.",
@@ -163,3 +163,23 @@ def test_files_that_a_manifest_names_and_that_are_missing_are_said(
     said = capsys.readouterr().out
     assert "Pages: 2: 1 that can't be read, 1 to read" in said
     assert "gone.png: error:missing: there is no such file" in said
+
+
+def test_pages_that_a_run_would_read_again_for_their_settings_or_content_are_not_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        make_page(tmp_path / "in" / f"{number}.png", number)
+    (tmp_path / "in" / "3.png").write_bytes(b"")
+    assert here("ocr", "in", "-o", "r.csv", *DEMO) == 1
+    assert here("ocr", "in", "-o", "r.csv", "--resume", *DEMO) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    capsys.readouterr()
+    assert dry(capsys, *DEMO, "--resume")[1] == "Pages: 4: 4 done already, 0 to read"
+    other = ["--max-tokens", "77"]
+    assert dry(capsys, *DEMO, "--resume", *other)[1] == "Pages: 4: 1 done already, 3 to read"
+    named = dry(capsys, *DEMO, "--rerun", "path=1.png", *other)
+    assert named[1] == "Pages: 4: 3 done already, 1 to read"
+    make_page(tmp_path / "in" / "2.png", 99)
+    assert dry(capsys, *DEMO, "--resume")[1] == "Pages: 4: 3 done already, 1 to read"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before

@@ -131,7 +131,7 @@ def test_warnings_are_shown(stream: io.StringIO) -> None:
         (
             Summary(18, 2, 0, 0, 10.0, False),
             "18 pages ok, 2 failed in 10.0 s (2.0 pages/s).\n"
-            "Failed pages: mlx-chandra show /here/results.csv --failed\n",
+            "Failed pages: mlx-chandra status /here/results.csv --failed\n",
         ),
         (Summary(1, 0, 1, 0, 10.0, False), "1 page ok, 0 failed in 10.0 s (0.1 pages/s); 1 was done before."),
         (Summary(0, 0, 1, 0, 0.0, False), "Nothing to do: the one page is in the results already."),

@@ -49,23 +49,6 @@ def test_tags_and_entities_are_not_words() -> None:
     assert first_words("<p>a &lt;b&gt;</p><br/>c\n\n d") == "a <b> c d"
 
 
-def test_failed_pages_alone_are_shown_with_all_of_their_status(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    why = "error:unreadable: " + "the picture is damaged, in more words than fit beside others " * 3
-    rows = [
-        ["/in/a.png", "ok", "fine"],
-        ["/in/b.png", why, ""],
-        ["/in/long.png", "error:truncated", "so far"],
-    ]
-    assert main(["show", table(tmp_path / "r.csv", rows), "--failed"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        f"b.png     {why}",
-        "long.png  error:truncated",
-        "2 of 3 pages failed.",
-    ]
-
-
 def test_an_empty_table_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", table(tmp_path / "r.csv", [])]) == 0
     assert capsys.readouterr().out == ""

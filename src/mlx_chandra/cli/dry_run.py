@@ -1,15 +1,18 @@
 """`ocr --dry-run`: says what a run would do and cost, loads no model and writes nothing."""
 
+import os
 import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_chandra.cli.progress import duration as said_duration
 from mlx_chandra.cli.progress import printable
+from mlx_chandra.documents.document import Page
+from mlx_chandra.done import Current
 from mlx_chandra.errors import PageError, UsageError
 from mlx_chandra.forecast import (
     AnswerGuess,
@@ -21,6 +24,8 @@ from mlx_chandra.forecast import (
     existing_folder,
     foresee,
 )
+from mlx_chandra.outputs.journal_view import journal_view
+from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.results_csv import Again, Row, Start, stored
 from mlx_chandra.outputs.rows import shown_path
 from mlx_chandra.outputs.states import error_status
@@ -51,10 +56,11 @@ class _Sum:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What is there of earlier runs, and what becomes of it: the table, how the run begins with it, and which
-    of its rows are done again."""
+    """What is there of earlier runs, and what becomes of it: the table, with what pages would be read now,
+    how the run begins with the table, and which of its rows are done again."""
 
     results: str
+    making: Making
     start: Start
     again: Again | None
 
@@ -71,10 +77,14 @@ def show(
     rows = _rows(earlier)
     guesses = Guesses(options)
     total = _Sum()
-    for document in _noted(foresee(source, _skipped(rows, earlier), settings.reading), verbose):
-        tokens, troubles = _add(document, total, guesses)
-        if verbose:
-            print(_document_line(document, tokens, troubles))
+    with journal_view(
+        os.path.realpath(earlier.results), earlier.making, earlier.again is not None
+    ) as journal:
+        is_done = _is_done(rows, earlier, None if journal is None else Current(journal))
+        for document in _noted(foresee(source, is_done, settings.reading), verbose):
+            tokens, troubles = _add(document, total, guesses)
+            if verbose:
+                print(_document_line(document, tokens, troubles))
     for line in _lines(total, rows, guesses, earlier.results, settings, options):
         print(line)
     if not verbose:
@@ -93,11 +103,13 @@ def _rows(earlier: Earlier) -> list[Row]:
     return rows
 
 
-def _skipped(rows: Iterable[Row], earlier: Earlier) -> frozenset[str]:
+def _is_done(rows: Iterable[Row], earlier: Earlier, current: Current | None) -> Callable[[Page], bool]:
+    """Whether a run would skip a page: it has a row that isn't asked for again and would be written so."""
     again = earlier.again
-    return frozenset(
+    skipped = {
         row.image_path for row in rows if again is None or not again(shown_path(row.image_path), row.status)
-    )
+    }
+    return lambda page: page.path in skipped and (current is None or current(page))
 
 
 def _noted(documents: Iterable[Foreseen], verbose: bool) -> Iterator[Foreseen]:

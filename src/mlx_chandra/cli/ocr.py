@@ -142,7 +142,7 @@ def _foresee(arguments: argparse.Namespace) -> int:
     reading = inputs.reading_of(arguments)
     source, options = inputs.source_of(arguments), _reader_options(arguments)
     making = making_of(options, attempts.retries_of(arguments))
-    earlier = dry_run.Earlier(arguments.output, *resuming.start_of(arguments))
+    earlier = dry_run.Earlier(arguments.output, making, *resuming.start_of(arguments))
     settings = _settings(arguments, making, reading)
     dry_run.show(source, earlier, settings, options, arguments.verbose)
     return 0

@@ -79,7 +79,7 @@ def _where_failures_are(summary: Summary, results_path: str) -> str:
     """The command that lists them."""
     if not summary.failed:
         return ""
-    return f"Failed pages: mlx-chandra show {shlex.quote(printable(results_path))} --failed"
+    return f"Failed pages: mlx-chandra status {shlex.quote(printable(results_path))} --failed"
 
 
 def failures(failed: int, endings: Endings) -> str:

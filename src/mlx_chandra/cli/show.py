@@ -33,30 +33,15 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
         description="Print each page's status and first words from a results file.",
     )
     parser.add_argument("results", metavar="CSV", help="a file that `mlx-chandra ocr` wrote")
-    parser.add_argument(
-        "--failed", action="store_true", help="only the pages that aren't ok, each with its whole status"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table; returns the exit status. Raises UsageError when it isn't a results file."""
     lines = _read(arguments.results)
-    if arguments.failed:
-        return _print_failed(lines)
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     for line in columns(lines, width):
         print(line)
     sys.stdout.flush()
-    return 0
-
-
-def _print_failed(lines: "Sequence[_Line]") -> int:
-    failed = [line for line in lines if line.status != "ok"]
-    width = max((_width(line.page) for line in failed), default=0)
-    for line in failed:
-        print(f"{_padded(line.page, width)}  {line.status}")
-    said = "1 page" if len(lines) == 1 else f"{len(lines):,} pages"
-    print(f"{len(failed):,} of {said} failed.")
     return 0
 
 

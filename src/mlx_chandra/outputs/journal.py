@@ -136,14 +136,7 @@ class Journal:
         """Says with what pages are read from now on; for when the model's weights are here at last."""
         with self._mutex, journal_trouble(self.path):
             self._making, self._reading = making, 0
-            settings, same = settings_text(making.settings), set()
-            for reading, model, checkpoint in self._database.execute(
-                "select id, model, checkpoint from readings where settings = ?", (settings,)
-            ):
-                known = checkpoint is not None and making.checkpoint is not None
-                if checkpoint == making.checkpoint if known else model == making.model:
-                    same.add(int(reading))
-            self._same = frozenset(same)
+            self._same = same_readings(self._database, making)
 
     def known(self, page: str) -> Known | None:
         """What it has of this page; None for nothing."""
@@ -343,6 +336,18 @@ def _page(path: str, values: Sequence[Any]) -> JournalPage:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def same_readings(database: sqlite3.Connection, making: Making) -> frozenset[int]:
+    """The readings in a journal that were done with the same model and settings, by their ids."""
+    settings, same = settings_text(making.settings), set()
+    for reading, model, checkpoint in database.execute(
+        "select id, model, checkpoint from readings where settings = ?", (settings,)
+    ):
+        known = checkpoint is not None and making.checkpoint is not None
+        if checkpoint == making.checkpoint if known else model == making.model:
+            same.add(int(reading))
+    return frozenset(same)
 
 
 def settings_text(settings: Mapping[str, str | int | float | bool | None]) -> str:

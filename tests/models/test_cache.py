@@ -291,9 +291,9 @@ def test_the_check_notices_books_that_are_wrong(broken: dict[str, object], says:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ({"keys": []}, "a layer's arrays are missing"),
+        ({"layers": []}, "a layer's array is missing"),
         ({"capacity": 2 * SHORTEST}, "lost its shape"),
-        ({"values": [mx.zeros((3, 2, SHORTEST, 16))] * 2}, "lost its shape"),
+        ({"layers": [mx.zeros((3 * 2 * SHORTEST, 16))] * 2}, "lost its shape"),
     ],
     ids=lambda value: str(value)[:24],
 )

@@ -30,6 +30,18 @@ class AttentionPass(Protocol):
         ...
 
 
+class StepAttention(AttentionPass, Protocol):
+    """A decode step's attention: one token of each of n pages."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def attend_joined(self, layer: int, queries: mx.array, keys_and_values: mx.array) -> mx.array:
+        """The same with less to launch: queries are [n, kv_heads, heads / kv_heads, d], keys and then values
+        one array [n, 2 * kv_heads, d]."""
+        ...
+
+
 @dataclass(frozen=True)
 class SegmentPass:
     """Causal attention inside each segment, nothing kept: the plain forward pass."""
@@ -199,28 +211,26 @@ def decode_view(
 
 
 def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: DecodeView) -> mx.array:
-    """One query per page against the first `lengths[i]` entries of row i of the cache.
+    """One query per page against the first `lengths[i]` entries of its row of the cache.
 
     Args:
-        queries: [n, heads, d]
-        keys, values: a shelf's arrays [rows, kv_heads, capacity, d]; page i is in row i.
+        queries: [n, heads, d] or, by key/value head, [n, kv_heads, heads / kv_heads, d]
+        keys, values: [n, kv_heads, window, d]
 
     Returns:
         [n, heads * d]
     """
-    n, heads, width = queries.shape
-    kv_heads = keys.shape[1]
+    n, kv_heads, _, width = keys.shape
     scale = width**-0.5
     if view.form is DecodeAttention.MASKED:
-        q = queries[:, :, None, :]
+        q = queries.reshape(n, -1, 1, width)
     else:  # the queries that share a key/value head side by side, as if they were a short sequence
-        q = queries.reshape(n, kv_heads, heads // kv_heads, width)
-    keys, values = keys[:n, :, : view.window], values[:n, :, : view.window]
+        q = queries.reshape(n, kv_heads, -1, width)
     if view.form is DecodeAttention.WRITTEN_OUT:
         out = _softmax_of_rows(q * (scale * LOG2_E), keys, values, view.mask)
     else:
         out = mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale, mask=view.mask)
-    return out.reshape(n, heads * width)
+    return out.reshape(n, -1)
 
 
 def _softmax_of_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:

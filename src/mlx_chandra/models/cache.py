@@ -19,14 +19,7 @@ import numpy as np
 from mlx_chandra.models.attention import DecodeView, decode_attention, decode_view, segment_attention
 from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import TextConfig
-from mlx_chandra.models.shelves import (
-    Shelf,
-    StepPlaces,
-    shelf_length,
-    shelf_sizes,
-    shelf_tokens,
-    window_length,
-)
+from mlx_chandra.models.shelves import Shelf, shelf_length, shelf_sizes, shelf_tokens, window_length
 
 PageT = TypeVar("PageT")
 _ROWS_SHARED = 8  # above so many rows, their number is a multiple of it where shapes are shared
@@ -112,7 +105,7 @@ class KeyValueCache(Generic[PageT]):
     def arrays(self, layers: Iterable[int]) -> list[mx.array]:
         """The arrays of some layers, for evaluation together with what was computed from them."""
         shelves = [shelf for shelf in self._shelves if shelf.capacity]
-        return [array for i in layers for shelf in shelves for array in (shelf.keys[i], shelf.values[i])]
+        return [shelf.layers[layer] for layer in layers for shelf in shelves]
 
     def insert(self, pages: Sequence[PageT], lengths: Sequence[int]) -> "PromptPass":
         """Give rows to prompts of `lengths`; the returned pass fills them. Call it when nothing is computed.
@@ -146,14 +139,18 @@ class KeyValueCache(Generic[PageT]):
         if self._backend.shared_shapes:
             rows = min(shared_row_count(rows), self.slots)
         lengths = [max(length, 1) for length in self._lengths] + [1] * (rows - len(self._lengths))
-        on_device = mx.array(np.array(lengths, np.int32))
-        heads = mx.arange(self._config.num_key_value_heads)[None]
-        parts = []
-        for shelf, first in zip(self._shelves, self._firsts, strict=False):
-            if first < rows:
-                here = slice(first, first + shelf.rows)
-                parts.append(self._part(shelf, lengths[here], on_device[here], heads))
-        return StepPass(tuple(parts))
+        used = [
+            (shelf, slice(first, min(first + shelf.rows, rows)))
+            for shelf, first in zip(self._shelves, self._firsts, strict=False)
+            if first < rows
+        ]
+        for shelf, here in used:
+            shelf.reserve(max(lengths[here]))
+        # one array for all that a step needs to know: each goes to the device by itself
+        column = np.array(lengths, np.int32)
+        places = np.concatenate([shelf.step_places(column[here]) for shelf, here in used])
+        table = mx.array(np.concatenate([places, column[:, None]], axis=1))
+        return StepPass(tuple(self._part(shelf, lengths[here], table[here]) for shelf, here in used))
 
     def remove(self, page: PageT) -> bool:
         """Forget a page; its row is a hole until `settle`. False if the page has no row."""
@@ -239,20 +236,18 @@ class KeyValueCache(Generic[PageT]):
         """Tokens of the longest page on a shelf, 0 on an empty one."""
         return max((self._lengths[row] for row in self._rows_on(number)), default=0)
 
-    def _part(
-        self, shelf: Shelf, lengths: Sequence[int], on_device: mx.array, heads: mx.array
-    ) -> "ShelfStep":
-        """A step's part on one shelf; `lengths` of its rows, also `on_device` [n]."""
-        shelf.reserve(max(lengths))
+    def _part(self, shelf: Shelf, lengths: Sequence[int], table: mx.array) -> "ShelfStep":
+        """A step's part on one shelf. `table` [n, 2 * kv_heads + 1] has the places where its rows write, and
+        their `lengths` in its last column."""
         window = min(window_length(max(lengths)), shelf.capacity)
-        view = decode_view(lengths, on_device, window, self._backend.decode_attention, self._dtype)
-        places = StepPlaces(mx.arange(len(lengths))[:, None], heads, (on_device - 1)[:, None])
-        return ShelfStep(shelf, places, view)
+        view = decode_view(lengths, table[:, -1], window, self._backend.decode_attention, self._dtype)
+        return ShelfStep(shelf, table[:, :-1], view)
 
     def row(self, layer: int, row: int) -> tuple[mx.array, mx.array]:
         """One row's keys and values in a layer, each [kv_heads, capacity, d]; for tests."""
         shelf, here = self._place(row)
-        return shelf.keys[layer][here], shelf.values[layer][here]
+        keys, values = shelf.whole(layer)[:, here]
+        return keys, values
 
     def check(self) -> None:
         """Raise AssertionError if the books don't agree with the arrays; cheap, reads no array's contents."""
@@ -262,10 +257,10 @@ class KeyValueCache(Generic[PageT]):
         for number, shelf in enumerate(self._shelves):
             longest = self._longest_on(number)
             assert longest <= min(shelf.capacity, self.max_length), f"a row of {longest} in {shelf.capacity}"
-            shape = (shelf.rows, config.num_key_value_heads, shelf.capacity, config.head_dim)
+            shape = (2 * shelf.rows * config.num_key_value_heads * shelf.capacity, config.head_dim)
             layers = config.num_hidden_layers if shelf.capacity else 0
-            assert len(shelf.keys) == len(shelf.values) == layers, "a layer's arrays are missing"
-            assert all(array.shape == shape for array in shelf.arrays), "an array has lost its shape"
+            assert len(shelf.layers) == layers, "a layer's array is missing"
+            assert all(array.shape == shape for array in shelf.layers), "an array has lost its shape"
         for page, length in zip(self._pages, self._lengths, strict=True):
             assert (page is None) == (length == 0), "a hole has tokens, or a page has none"
 
@@ -294,15 +289,27 @@ class PromptPass:
 
 @dataclass(frozen=True)
 class ShelfStep:
-    """One decode step's part on one shelf."""
+    """One decode step's part on one shelf; `places` [n, 2 * kv_heads] are where it writes."""
 
     shelf: Shelf
-    places: StepPlaces
+    places: mx.array
     view: DecodeView
+
+    @property
+    def rows(self) -> int:
+        return len(self.view.lengths)
 
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         self.shelf.write_step(layer, self.places, keys, values)
-        return decode_attention(queries, self.shelf.keys[layer], self.shelf.values[layer], self.view)
+        return self._attend(layer, queries)
+
+    def attend_joined(self, layer: int, queries: mx.array, keys_and_values: mx.array) -> mx.array:
+        self.shelf.write_joined_step(layer, self.places, keys_and_values)
+        return self._attend(layer, queries)
+
+    def _attend(self, layer: int, queries: mx.array) -> mx.array:
+        keys, values = self.shelf.seen(layer, self.rows, self.view.window)
+        return decode_attention(queries, keys, values, self.view)
 
 
 @dataclass(frozen=True)
@@ -313,14 +320,26 @@ class StepPass:
 
     @property
     def rows(self) -> int:
-        return sum(len(part.view.lengths) for part in self.parts)
+        return sum(part.rows for part in self.parts)
 
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         if len(self.parts) == 1:
             return self.parts[0].attend(layer, queries, keys, values)
-        outputs, start = [], 0
-        for part in self.parts:
-            here = slice(start, start + len(part.view.lengths))
-            outputs.append(part.attend(layer, queries[here], keys[here], values[here]))
-            start = here.stop
-        return mx.concatenate(outputs)
+        shares = zip(*(mx.split(x, self._ends) for x in (queries, keys, values)), strict=True)
+        return mx.concatenate(
+            [part.attend(layer, *share) for part, share in zip(self.parts, shares, strict=True)]
+        )
+
+    def attend_joined(self, layer: int, queries: mx.array, keys_and_values: mx.array) -> mx.array:
+        """As `attend`, with keys and values in one array [n, 2 * kv_heads, d]."""
+        if len(self.parts) == 1:
+            return self.parts[0].attend_joined(layer, queries, keys_and_values)
+        shares = zip(*(mx.split(x, self._ends) for x in (queries, keys_and_values)), strict=True)
+        return mx.concatenate(
+            [part.attend_joined(layer, *share) for part, share in zip(self.parts, shares, strict=True)]
+        )
+
+    @property
+    def _ends(self) -> list[int]:
+        """Where each part but the last ends among the rows."""
+        return list(accumulate(part.rows for part in self.parts))[:-1]

@@ -1,8 +1,9 @@
 """A decoder layer in few launches, for backends where each costs the host more than what it launches.
 
 Queries, keys and values are one product and so are gate and up; residuals are added by the product before
-them; and in a decode step, what lies between two attention calls is compiled, once for all layers. It
-computes what qwen3_vl.DecoderLayer does, from the same weights.
+them; and in a decode step, what lies between two attention calls is compiled, once for all layers. Views cost
+the host time too, so matrices are kept turned, and keys and values stay in one array from their product to
+the cache. It computes what qwen3_vl.DecoderLayer does, from the same weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_chandra.models.attention import AttentionPass
+from mlx_chandra.models.attention import AttentionPass, StepAttention
 from mlx_chandra.models.config import TextConfig
 from mlx_chandra.models.rope import Rotate, StepRotation
 
@@ -41,21 +42,29 @@ def fused_layers(layers: Sequence[Any], config: TextConfig) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Functions:
-    """Both sides of attention, compiled for all layers of a model: their weights are arguments."""
+    """Both sides of a step's attention, compiled for all layers of a model: their weights are arguments.
+
+    Attributes:
+        before: See `_before_step`.
+        after: See `_after`.
+        is_value: bool [heads + 2 * kv_heads, 1, 1], true for the heads of values.
+    """
 
     before: Callable[..., Any]
     after: Callable[..., Any]
+    is_value: mx.array
 
     @classmethod
     def of(cls, config: TextConfig) -> "_Functions":
-        def before(x: mx.array, positions: mx.array, *weights: mx.array) -> Any:
-            rotation = StepRotation(positions, config.head_dim, config.rope_theta)
-            return _before(x, rotation, config, *weights)
+        def before(x: mx.array, *others: mx.array) -> Any:
+            return _before_step(x, config, *others)
 
         def after(x: mx.array, attended: mx.array, *weights: mx.array) -> mx.array:
             return _after(x, attended, config, *weights)
 
-        return cls(mx.compile(before), mx.compile(after))
+        turned = config.num_attention_heads + config.num_key_value_heads
+        is_value = mx.arange(turned + config.num_key_value_heads)[:, None, None] >= turned
+        return cls(mx.compile(before), mx.compile(after), is_value)
 
 
 class FusedLayer(nn.Module):
@@ -66,28 +75,31 @@ class FusedLayer(nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
         self._layer, self._config, self._functions = number, config, functions
         self.input_norm = layer.input_layernorm.weight
-        self.qkv = mx.concatenate([p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)])
+        self.qkv = mx.concatenate(
+            [p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        ).T
         self.head_norms = _head_norms(attention, config)
-        self.output = attention.o_proj.weight
+        apart = self.head_norms.reshape(len(self.head_norms), 2, -1)
+        self.norms_apart, self.norms_swapped = apart, mx.contiguous(apart[:, ::-1])
+        self.output = attention.o_proj.weight.T
         self.post_norm = layer.post_attention_layernorm.weight
-        self.gate_up = mx.concatenate([mlp.gate_proj.weight, mlp.up_proj.weight])
-        self.down = mlp.down_proj.weight
+        self.gate_up = mx.concatenate([mlp.gate_proj.weight, mlp.up_proj.weight]).T
+        self.down = mlp.down_proj.weight.T
 
     def __call__(self, x: mx.array, rotate: Rotate, attention: AttentionPass) -> mx.array:
         """x [T, hidden] -> the same behind this layer."""
-        attended = attention.attend(self._layer, *_before(x, rotate, self._config, *self._weights_before))
+        weights = self.input_norm, self.qkv, self.head_norms
+        attended = attention.attend(self._layer, *_before(x, rotate, self._config, *weights))
         return _after(x, attended, self._config, *self._weights_after)
 
-    def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
+    def step(self, x: mx.array, rotation: StepRotation, attention: StepAttention) -> mx.array:
         """The same for one token of each of n pages, compiled."""
-        q, k, v = self._functions.before(x, rotation.positions, *self._weights_before)
-        attended = attention.attend(self._layer, q, k, v)
+        weights = self.input_norm, self.qkv, self.norms_apart, self.norms_swapped
+        before, is_value = self._functions.before, self._functions.is_value
+        joined = before(x, rotation.cos, rotation.sin, is_value, *weights)
+        attended = attention.attend_joined(self._layer, *joined)
         result: mx.array = self._functions.after(x, attended, *self._weights_after)
         return result
-
-    @property
-    def _weights_before(self) -> tuple[mx.array, ...]:
-        return self.input_norm, self.qkv, self.head_norms
 
     @property
     def _weights_after(self) -> tuple[mx.array, ...]:
@@ -116,9 +128,41 @@ def _before(
     """
     eps, queries = config.rms_norm_eps, config.num_attention_heads
     values = queries + config.num_key_value_heads
-    heads = (mx.fast.rms_norm(x, norm, eps) @ qkv.T).reshape(x.shape[0], -1, config.head_dim)
+    heads = (mx.fast.rms_norm(x, norm, eps) @ qkv).reshape(x.shape[0], -1, config.head_dim)
     turned = rotate(mx.fast.rms_norm(heads, None, eps) * head_norms)
     return turned[:, :queries], turned[:, queries:values], heads[:, values:]
+
+
+def _before_step(
+    x: mx.array,
+    config: TextConfig,
+    cos: mx.array,
+    sin: mx.array,
+    is_value: mx.array,
+    norm: mx.array,
+    qkv: mx.array,
+    head_norms: mx.array,
+    swapped_norms: mx.array,
+) -> tuple[mx.array, mx.array]:
+    """Queries [n, kv_heads, heads / kv_heads, d], keys and then values [n, 2 * kv_heads, d] of x [n, hidden].
+
+    Scaling, rotation and the choice of what isn't turned become one launch, since a view swaps the halves.
+
+    Args:
+        cos, sin: [n, 1, 2, d / 2], from StepRotation.
+        head_norms, swapped_norms: `_head_norms` as [heads + 2 * kv_heads, 2, d / 2]; its halves swapped.
+    """
+    eps, queries, width = config.rms_norm_eps, config.num_attention_heads, config.head_dim
+    rows, kv_heads = x.shape[0], config.num_key_value_heads
+    heads = (mx.fast.rms_norm(x, norm, eps) @ qkv).reshape(rows, -1, width)
+    apart = (*heads.shape[:2], 2, width // 2)
+    normed = mx.fast.rms_norm(heads, None, eps).reshape(apart)
+    turned = normed * head_norms * cos + normed[:, :, ::-1] * swapped_norms * sin
+    both = mx.where(is_value, heads.reshape(apart), turned)
+    return (
+        both[:, :queries].reshape(rows, kv_heads, -1, width),
+        both[:, queries:].reshape(rows, 2 * kv_heads, width),
+    )
 
 
 def _after(
@@ -131,7 +175,7 @@ def _after(
     down: mx.array,
 ) -> mx.array:
     """x [T, hidden] with the attention's outcome [T, heads * d] and then the MLP's added."""
-    x = mx.addmm(x, attended, output.T)
-    both = mx.fast.rms_norm(x, norm, config.rms_norm_eps) @ gate_up.T
+    x = mx.addmm(x, attended, output)
+    both = mx.fast.rms_norm(x, norm, config.rms_norm_eps) @ gate_up
     gate, up = mx.split(both, 2, axis=-1)
-    return mx.addmm(x, gate * mx.sigmoid(gate) * up, down.T)
+    return mx.addmm(x, gate * mx.sigmoid(gate) * up, down)

@@ -13,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_chandra.models.attention import AttentionPass, SegmentPass
+from mlx_chandra.models.attention import AttentionPass, SegmentPass, StepAttention
 from mlx_chandra.models.backend import Backend
 from mlx_chandra.models.config import ModelConfig, TextConfig
 from mlx_chandra.models.fused_layer import fused_layers
@@ -71,7 +71,7 @@ class DecoderLayer(nn.Module):
         x = x + self.self_attn.o_proj(attention.attend(self._layer, q, k, v))
         return x + self.mlp(self.post_attention_layernorm(x))
 
-    def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
+    def step(self, x: mx.array, rotation: StepRotation, attention: StepAttention) -> mx.array:
         """The same for one token of each of n pages."""
         return self(x, rotation, attention)
 
@@ -182,9 +182,9 @@ class Qwen3VL(nn.Module):
         """How many layers make up the first half of a decode step."""
         return self._config.text.num_hidden_layers // 2
 
-    def decode(self, token_ids: mx.array, positions: Sequence[int], attention: AttentionPass) -> Decoded:
+    def decode(self, token_ids: mx.array, positions: Sequence[int], attention: StepAttention) -> Decoded:
         """One more token for each of n pages: token_ids [n] at text `positions` [n]."""
-        rotation = self._rope.step_rotation(mx.array(np.asarray(positions, dtype=np.int32)))
+        rotation = self._rope.step_rotation(mx.array(np.asarray(positions, dtype=np.int32)), self.dtype)
         half = x = self.language_model.embed_tokens(token_ids)
         for index, layer in enumerate(self.language_model.layers, start=1):
             x = layer.step(x, rotation, attention)

@@ -38,11 +38,15 @@ class StepRotation:
 
     Attributes:
         positions: int32 [n], one token's each, on the device.
+        cos, sin: As a `Rotation`'s, with the halves apart: [n, 1, 2, head_dim / 2]. MLX computes them
+            where a layer writes its rotation out.
         dims: The head's.
         theta: RoPE's base.
     """
 
     positions: mx.array
+    cos: mx.array
+    sin: mx.array
     dims: int
     theta: float
 
@@ -74,9 +78,12 @@ class TextRope:
         chosen = mx.array(positions[self._axis].T.astype(np.float32))  # [T, head_dim / 2]
         return _rotation(chosen * mx.array(self._inverse_frequencies), dtype)
 
-    def step_rotation(self, positions: mx.array) -> StepRotation:
+    def step_rotation(self, positions: mx.array, dtype: mx.Dtype) -> StepRotation:
         """For one token of each of n pages at text `positions` [n]."""
-        return StepRotation(positions, self._dims, self._theta)
+        angles = positions[:, None].astype(mx.float32) * mx.array(self._inverse_frequencies)
+        rotation, apart = _rotation(angles, dtype), (len(angles), 1, 2, -1)
+        cos, sin = rotation.cos.reshape(apart), rotation.sin.reshape(apart)
+        return StepRotation(positions, cos, sin, self._dims, self._theta)
 
 
 def _frequency_axes(sections: tuple[int, int, int]) -> NDArray[np.intp]:

@@ -6,11 +6,12 @@ business.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_chandra.models.config import TextConfig
+from mlx_chandra.models.rope import IntArray
 
 _STEPS = ((2048, 256), (4096, 512), (8192, 1024))  # up to so many tokens, lengths are multiples of
 _LONGEST_STEP = 2048
@@ -56,17 +57,11 @@ def shelf_tokens(lengths: Sequence[int], sizes: Sequence[int]) -> int:
     return tokens
 
 
-@dataclass(frozen=True)
-class StepPlaces:
-    """Where a step writes on one shelf: rows [n, 1], heads [1, kv_heads], positions [n, 1] of its keys."""
-
-    rows: mx.array
-    heads: mx.array
-    positions: mx.array
-
-
 class Shelf:
     """Keys and values of a few pages in all layers.
+
+    A layer's keys and values are one array: the less there is to launch for a step, the less the host has to
+    do. All keys come first, because Metal's attention wants them side by side.
 
     Args:
         config: Says layers, heads and head size.
@@ -78,27 +73,25 @@ class Shelf:
         self.rows = rows
         self.capacity = 0
         self._config, self._dtype = config, dtype
-        self.keys: list[mx.array] = []  # per layer [rows, kv_heads, capacity, d]
-        self.values: list[mx.array] = []
+        self.layers: list[mx.array] = []  # each [2 * rows * kv_heads * capacity, d]
 
-    @property
-    def arrays(self) -> list[mx.array]:
-        return [*self.keys, *self.values]
+    def whole(self, layer: int) -> mx.array:
+        """A layer's keys and values as [2, rows, kv_heads, capacity, d]."""
+        return self.layers[layer].reshape(self._shape(self.capacity))
 
     def reserve(self, tokens: int) -> None:
         """Let every row hold at least `tokens`; what is in them stays."""
         if tokens <= self.capacity:
             return
         capacity = shelf_length(tokens)
-        config = self._config
-        more = (self.rows, config.num_key_value_heads, capacity - self.capacity, config.head_dim)
-        for arrays in (self.keys, self.values):
-            if not arrays:
-                arrays.extend(mx.zeros(more, self._dtype) for _ in range(config.num_hidden_layers))
-                continue
-            for layer, old in enumerate(arrays):
-                arrays[layer] = mx.concatenate([old, mx.zeros(more, self._dtype)], axis=2)
-                mx.eval(arrays[layer])  # one layer at a time: only one is in memory twice
+        more = self._shape(capacity - self.capacity)
+        if not self.layers:
+            layers = range(self._config.num_hidden_layers)
+            self.layers = [self._flat(mx.zeros(more, self._dtype)) for _ in layers]
+        else:
+            for layer in range(len(self.layers)):
+                longer = mx.concatenate([self.whole(layer), mx.zeros(more, self._dtype)], axis=3)
+                self._replace(layer, longer)
         self.capacity = capacity
 
     def shrink(self, tokens: int, tightly: bool) -> None:
@@ -106,36 +99,70 @@ class Shelf:
         capacity = shelf_length(tokens)
         if self.capacity <= (1 if tightly else 2) * capacity:
             return
-        for arrays in (self.keys, self.values):
-            for layer, old in enumerate(arrays):
-                arrays[layer] = mx.contiguous(old[:, :, :capacity])
-                mx.eval(arrays[layer])  # one layer at a time: only one is in memory twice
+        for layer in range(len(self.layers)):
+            self._replace(layer, mx.contiguous(self.whole(layer)[:, :, :, :capacity]))
         self.capacity = capacity
 
     def drop(self) -> None:
         """Give the memory back; nobody stands here."""
-        self.capacity = 0
-        self.keys, self.values = [], []
+        self.capacity, self.layers = 0, []
 
     def write_prompt(self, layer: int, row: int, keys: mx.array, values: mx.array) -> None:
         """Put a prompt's keys and values [length, kv_heads, d] at the start of a row."""
         length = keys.shape[0]
-        self.keys[layer][row, :, :length] = self._finite(keys).swapaxes(0, 1)
-        self.values[layer][row, :, :length] = self._finite(values).swapaxes(0, 1)
+        whole = self.whole(layer)
+        whole[0, row, :, :length] = self._finite(keys).swapaxes(0, 1)
+        whole[1, row, :, :length] = self._finite(values).swapaxes(0, 1)
+        self.layers[layer] = self._flat(whole)
 
-    def write_step(self, layer: int, places: StepPlaces, keys: mx.array, values: mx.array) -> None:
-        """Put one token's keys and values [n, kv_heads, d] at their places."""
-        self.keys[layer][places.rows, places.heads, places.positions] = self._finite(keys)
-        self.values[layer][places.rows, places.heads, places.positions] = self._finite(values)
+    def step_places(self, lengths: IntArray) -> IntArray:
+        """Where the newest tokens of the first n rows go in a layer's array, given their lengths [n] with it:
+        the places of their keys and then of their values [n, 2 * kv_heads].
+        """
+        heads = self._config.num_key_value_heads
+        rows = np.arange(len(lengths), dtype=np.int32)[:, None] * heads + np.arange(heads, dtype=np.int32)
+        keys = rows * self.capacity + (lengths - 1)[:, None]
+        return np.concatenate([keys, keys + self.rows * heads * self.capacity], axis=1, dtype=np.int32)
+
+    def write_step(self, layer: int, places: mx.array, keys: mx.array, values: mx.array) -> None:
+        """Put one token's keys and values [n, kv_heads, d] at their places, from `step_places`."""
+        heads = keys.shape[1]
+        array = self.layers[layer]
+        array[places[:, :heads]] = self._finite(keys)
+        array[places[:, heads:]] = self._finite(values)
+
+    def write_joined_step(self, layer: int, places: mx.array, keys_and_values: mx.array) -> None:
+        """The same for keys and values in one array [n, 2 * kv_heads, d]."""
+        self.layers[layer][places] = self._finite(keys_and_values)
+
+    def seen(self, layer: int, rows: int, window: int) -> tuple[mx.array, mx.array]:
+        """The first entries of the first rows, keys and values: each [rows, kv_heads, window, d]."""
+        side_by_side = self.layers[layer].reshape(2 * self.rows, *self._shape(self.capacity)[2:])
+        return side_by_side[:rows, :, :window], side_by_side[self.rows : self.rows + rows, :, :window]
 
     def copy_row(self, row: int, source: "Shelf", source_row: int, length: int) -> None:
         """Put the first `length` entries of another shelf's (or this one's) row into a row of this one."""
         # Copied out and computed first: while a piece of an array is still to be read, MLX copies the whole
         # array instead of writing into it. (Times 1, because a piece alone is no copy.)
-        entries = [theirs[source_row, :, :length] * 1 for theirs in source.arrays]
+        layers = range(len(self.layers))
+        entries = [source.whole(layer)[:, source_row, :, :length] * 1 for layer in layers]
         mx.eval(entries)
-        for mine, copied in zip(self.arrays, entries, strict=True):
-            mine[row, :, :length] = copied
+        for layer, copied in zip(layers, entries, strict=True):
+            whole = self.whole(layer)
+            whole[:, row, :, :length] = copied
+            self.layers[layer] = self._flat(whole)
+
+    def _shape(self, capacity: int) -> tuple[int, int, int, int, int]:
+        config = self._config
+        return 2, self.rows, config.num_key_value_heads, capacity, config.head_dim
+
+    def _flat(self, whole: mx.array) -> mx.array:
+        return whole.reshape(-1, self._config.head_dim)
+
+    def _replace(self, layer: int, whole: mx.array) -> None:
+        """Put another array in a layer's place, computed at once: only one layer is in memory twice."""
+        self.layers[layer] = self._flat(whole)
+        mx.eval(self.layers[layer])
 
     def _finite(self, x: mx.array) -> mx.array:
         """What may be stored: in float16 a page can overflow, and what isn't a number would outlive it in its

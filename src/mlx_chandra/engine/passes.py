@@ -5,6 +5,7 @@ what becomes of it is the generator's business.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +16,15 @@ from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.qwen3_vl import Decoded, Qwen3VL
 
 Known = list[tuple[PageInWork, int]]  # pages and their tokens, oldest first
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """How far the positions of a step's rows are ahead of their lengths, int32 [n]: the same as long as the
+    same pages stand in them."""
+
+    pages: tuple[PageInWork | None, ...]
+    array: mx.array
 
 
 class Passes:
@@ -42,6 +52,7 @@ class Passes:
         )
         self._launches: list[Launch] = []  # not read yet, oldest first
         self._half: mx.array | None = None  # of the last step; None where nothing is on its way
+        self._ahead: _Ahead | None = None
 
     @property
     def on_the_way(self) -> list[PageInWork]:
@@ -102,16 +113,21 @@ class Passes:
             if page is not None
         ]
 
-    def _decode(self, pages: Sequence[PageInWork | None]) -> Decoded:
+    def _decode(self, pages: tuple[PageInWork | None, ...]) -> Decoded:
         """One decode step for all rows, not yet computed."""
         attention = self.cache.step()
-        added = attention.rows - len(pages)
-        positions = [page.position if page else 0 for page in pages] + [0] * added
-        tokens = self._newest_tokens(pages, added)
+        if self._ahead is None or self._ahead.pages != pages or len(self._ahead.array) != attention.rows:
+            lengths = self.cache.lengths
+            ahead = [
+                page.position - length if page else 0 for page, length in zip(pages, lengths, strict=True)
+            ]
+            ahead += [0] * (attention.rows - len(pages))
+            self._ahead = _Ahead(pages, mx.array(np.array(ahead, np.int32)))
+        tokens = self._newest_tokens(pages, attention.rows - len(pages))
         for page in pages:
             if page:
                 page.position += 1
-        return self._model.decode(tokens, positions, attention)
+        return self._model.decode(tokens, attention.lengths + self._ahead.array, attention)
 
     def _newest_tokens(self, pages: Sequence[PageInWork | None], added: int) -> mx.array:
         """The latest token of every row and of `added` rows more [n], on the device: it need not have been

@@ -16,10 +16,10 @@ import mlx.core as mx
 from mlx_chandra.models.backend import DecodeAttention, PrefillForm
 from mlx_chandra.models.pieces import compute
 from mlx_chandra.models.powers import LOG2_E, power_of_two
+from mlx_chandra.models.rounded import RoundedLayout, rounded_layout
 
 LEAST_EXPONENT = 100.0  # 2**-100 is as good as nothing beside the largest weight, which is about 1
 MLX_ATTENTION = PrefillForm()
-_MARK_WIDTH, _UNSEEN = 8, -3e4  # kernels want widths that are multiples of 8; float16 reaches to 65504
 
 
 class AttentionPass(Protocol):
@@ -29,16 +29,14 @@ class AttentionPass(Protocol):
         """queries [T, heads, d], keys and values [T, kv_heads, d] -> [T, heads * d]."""
         ...
 
-
-class StepAttention(AttentionPass, Protocol):
-    """A decode step's attention: one token of each of n pages."""
+    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
+        """The same with less to launch: queries, keys and values are one array [T, heads + 2 * kv_heads, d],
+        finite and of `kept_dtype`."""
+        ...
 
     @property
-    def rows(self) -> int: ...
-
-    def attend_joined(self, layer: int, queries: mx.array, keys_and_values: mx.array) -> mx.array:
-        """The same with less to launch: queries are [n, kv_heads, heads / kv_heads, d], keys and then values
-        one array [n, 2 * kv_heads, d]."""
+    def kept_dtype(self) -> mx.Dtype | None:
+        """What `attend_joined` wants its array in; None: as the layer computes."""
         ...
 
 
@@ -49,8 +47,21 @@ class SegmentPass:
     lengths: tuple[int, ...]
     form: PrefillForm = MLX_ATTENTION
 
+    @property
+    def kept_dtype(self) -> None:
+        return None
+
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         return segment_attention(queries, keys, values, self.lengths, True, self.form)
+
+    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
+        return self.attend(layer, *apart(joined, kv_heads))
+
+
+def apart(joined: mx.array, kv_heads: int) -> tuple[mx.array, mx.array, mx.array]:
+    """Queries, keys and values of one array [T, heads + 2 * kv_heads, d]."""
+    queries = joined.shape[1] - 2 * kv_heads
+    return joined[:, :queries], joined[:, queries:-kv_heads], joined[:, -kv_heads:]
 
 
 def segment_attention(
@@ -72,24 +83,54 @@ def segment_attention(
     Returns:
         [T, heads * d]
     """
+    if form.multiple:
+        layout = rounded_layout(lengths, causal, form.multiple, keys.dtype)
+        q, k, v = (layout.spread(x) for x in (queries, keys, values))
+        return layout.gathered(_rounded_attention(q, k, v, layout))
     scale = queries.shape[-1] ** -0.5
     width = _padded_width(queries.shape[-1], form.fused_head_dims)
     outputs = []
     start = 0
-    for length, count in _runs(lengths, form):
+    for length, run in groupby(lengths):
+        count = len(list(run))
         stop = start + count * length
         q, k, v = (_as_batch(x[start:stop], count, width) for x in (queries, keys, values))
-        if form.multiple:
-            q, k, v = _rounded_up(q, k, v, form.multiple, causal)
         if form.scores:
             out = _written_out_attention(q, k, v, scale, causal, form.scores)
         else:
             out = mx.fast.scaled_dot_product_attention(
                 q, k, v, scale=scale, mask="causal" if causal else None
             )
-        out = out[:, :, :length, : queries.shape[-1]].swapaxes(1, 2)  # [count, length, heads, d]
-        outputs.append(out.reshape(stop - start, -1))
+        outputs.append(_as_list(out)[:, :, : queries.shape[-1]].reshape(stop - start, -1))
         start = stop
+    return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
+
+
+def joined_segment_attention(joined: mx.array, kv_heads: int, layout: RoundedLayout) -> mx.array:
+    """`segment_attention` of queries, keys and values in one array [T, heads + 2 * kv_heads, d]."""
+    q, k, v = apart(layout.spread(joined), kv_heads)
+    return layout.gathered(_rounded_attention(q, k, v, layout))
+
+
+def _rounded_attention(q: mx.array, k: mx.array, v: mx.array, layout: RoundedLayout) -> mx.array:
+    """Attention of queries [R, heads, d] and keys and values [R, kv_heads, d], spread over a layout's places:
+    [R, heads * d]."""
+    scale = q.shape[-1] ** -0.5
+    if layout.marks is not None:
+        ones = mx.ones((1, 1, layout.marks.shape[-1]), q.dtype)
+        q, k = (
+            mx.concatenate([x, mx.broadcast_to(added, (*x.shape[:2], added.shape[-1]))], axis=-1)
+            for x, added in ((q, ones), (k, layout.marks))
+        )
+    outputs = []
+    start = 0
+    for length, count in layout.groups:
+        here = slice(start, start + length * count)
+        batch = (_as_batch(x[here], count, x.shape[-1]) for x in (q, k, v))
+        mask = "causal" if layout.causal else None
+        out = mx.fast.scaled_dot_product_attention(*batch, scale=scale, mask=mask)
+        outputs.append(_as_list(out).reshape(length * count, -1))
+        start = here.stop
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
 
@@ -140,33 +181,6 @@ def _block(q: mx.array, k: mx.array, v: mx.array, causal_from: int | None) -> mx
     return (weights.swapaxes(-1, -2) @ v) / sums
 
 
-def _runs(lengths: Sequence[int], form: PrefillForm) -> list[tuple[int, int]]:
-    """Which segments go through in one call: their length and number, neighbours of one length together."""
-    if form.multiple:
-        return [(length, 1) for length in lengths]
-    return [(length, len(list(run))) for length, run in groupby(lengths)]
-
-
-def _rounded_up(
-    q: mx.array, k: mx.array, v: mx.array, multiple: int, causal: bool
-) -> tuple[mx.array, mx.array, mx.array]:
-    """Make q [n, heads, L, d] and k, v [n, kv_heads, L, d] longer, without effect on the first L queries.
-
-    Where it is causal, nobody looks that far ahead. Else heads get wider too, and what was added to a query
-    times what was added to a key is 0 for the first L keys and very negative for the others: a mask that
-    kernels without masks (the faster ones) heed.
-    """
-    length, added = q.shape[2], -q.shape[2] % multiple
-    if not added:
-        return q, k, v
-    q, k, v = (mx.pad(x, [(0, 0), (0, 0), (0, added), (0, 0)]) for x in (q, k, v))
-    if not causal:
-        q = mx.pad(q, [(0, 0), (0, 0), (0, 0), (0, _MARK_WIDTH)], constant_values=mx.array(1, q.dtype))
-        mark = mx.where(mx.arange(length + added) < length, 0.0, _UNSEEN).astype(k.dtype)[:, None]
-        k = mx.concatenate([k, mx.broadcast_to(mark, (*k.shape[:3], _MARK_WIDTH))], axis=-1)
-    return q, k, v
-
-
 def _padded_width(width: int, fused: tuple[int, ...]) -> int:
     return min((size for size in fused if size >= width), default=width)
 
@@ -177,6 +191,11 @@ def _as_batch(x: mx.array, count: int, width: int) -> mx.array:
     if width > x.shape[-1]:
         x = mx.pad(x, [(0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])])
     return x
+
+
+def _as_list(x: mx.array) -> mx.array:
+    """[count, heads, length, d] -> [count * length, heads, d]."""
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
 
 @dataclass(frozen=True)
@@ -218,7 +237,7 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
         keys, values: [n, kv_heads, window, d]
 
     Returns:
-        [n, heads * d]
+        [n, heads * d], of the keys' dtype
     """
     n, kv_heads, _, width = keys.shape
     scale = width**-0.5
@@ -226,11 +245,21 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
         q = queries.reshape(n, -1, 1, width)
     else:  # the queries that share a key/value head side by side, as if they were a short sequence
         q = queries.reshape(n, kv_heads, -1, width)
+    q = q.astype(keys.dtype)
     if view.form is DecodeAttention.WRITTEN_OUT:
         out = _softmax_of_rows(q * (scale * LOG2_E), keys, values, view.mask)
+    elif view.form is DecodeAttention.SOFTMAX:
+        assert view.mask is not None, "decode_view makes one"
+        scores = _scaled_and_masked(q @ keys.swapaxes(-1, -2), scale, view.mask)
+        out = mx.softmax(scores, axis=-1, precise=True) @ values
     else:
         out = mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale, mask=view.mask)
     return out.reshape(n, -1)
+
+
+@partial(mx.compile, shapeless=True)
+def _scaled_and_masked(scores: mx.array, scale: float, mask: mx.array) -> mx.array:
+    return scores * scale + mask
 
 
 def _softmax_of_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import mlx.core as mx
 
-from mlx_chandra.models.powers import MLX_ACTIVATIONS, WRITTEN_OUT, Activations
+from mlx_chandra.models.powers import COMPILED, MLX_ACTIVATIONS, WRITTEN_OUT, Activations
 
 
 class BackendName(StrEnum):
@@ -22,7 +22,7 @@ class DecodeAttention(StrEnum):
     """How one query per page attends to its slot of the cache; see `models/attention.py`."""
 
     MASKED = "masked"
-    GROUPED = "grouped"
+    SOFTMAX = "softmax"
     WRITTEN_OUT = "written out"
 
 
@@ -33,9 +33,9 @@ class PrefillForm:
     Attributes:
         fused_head_dims: Head sizes for which MLX has a kernel that keeps no score matrix; other sizes are
             padded up to the next one. Empty: nothing is padded.
-        multiple: Attend segment by segment, each with its length rounded up to a multiple of this; 0 leaves
-            lengths as they are. CUDA's attention keeps a plan for every length it meets, and gives up after
-            513 different ones.
+        multiple: Attend with the segments' lengths rounded up to a multiple of this (`models/rounded.py`); 0
+            leaves them as they are. CUDA's attention keeps a plan for every length it meets, takes 50 ms to
+            make one, and gives up after 513 different ones.
         scores: Write the attention out, for about so many scores at a time, and compute them before the next
             ones are thought of, so that the caches hold them; 0 leaves it to MLX's own call. On the CPU that
             call takes 2.5 times the processor time, and it computes what a causal mask throws away.
@@ -61,6 +61,8 @@ class Backend:
         shelf_rows: Rows of the cache that share a length (`models/shelves.py`), shelf by shelf; the last
             number goes for all further ones. Fewer fit the pages' lengths more closely, more need fewer
             launches. The longest pages stand first, where a single very long one must not cost much.
+        cache_in_float16: Keep keys and values of bfloat16 models in float16, as fine as written out scores
+            want: rounded to bfloat16, a score of 16 would be off by up to 0.06.
         shared_shapes: Compute steps with a few rows more than there are pages, so that few different shapes
             occur: plans and compiled functions are kept for each.
         fused_layers: Run decoder layers in few launches (`models/fused_layer.py`): where the host's work on
@@ -85,6 +87,7 @@ class Backend:
     shelf_rows: tuple[int, ...]
     shared_shapes: bool
     fused_layers: bool
+    cache_in_float16: bool = False
     activations: Activations = MLX_ACTIVATIONS
     mlp_rows: int = 0
     turned_weights: bool = False
@@ -117,12 +120,14 @@ _BACKENDS = {
         BackendName.CUDA,
         float32_only=False,
         decode_ahead=True,
-        decode_attention=DecodeAttention.GROUPED,
+        decode_attention=DecodeAttention.SOFTMAX,
         prefill=PrefillForm(multiple=256),
         prefill_tokens=8192,
-        shelf_rows=(8, 24, 32, 64),
+        shelf_rows=(64,),
         shared_shapes=True,
         fused_layers=True,
+        cache_in_float16=True,
+        activations=COMPILED,
     ),
     BackendName.CPU: Backend(
         BackendName.CPU,

@@ -16,13 +16,22 @@ from typing import Generic, TypeVar
 import mlx.core as mx
 import numpy as np
 
-from mlx_chandra.models.attention import DecodeView, decode_attention, decode_view, segment_attention
+from mlx_chandra.models.attention import (
+    DecodeView,
+    apart,
+    decode_attention,
+    decode_view,
+    joined_segment_attention,
+    segment_attention,
+)
 from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import TextConfig
+from mlx_chandra.models.rounded import RoundedLayout, rounded_layout
 from mlx_chandra.models.shelves import Shelf, shelf_length, shelf_sizes, shelf_tokens, window_length
 
 PageT = TypeVar("PageT")
 _ROWS_SHARED = 8  # above so many rows, their number is a multiple of it where shapes are shared
+_MOST_COUNTED = 200  # steps; a hole is as long as that then, and no shelf is shorter
 
 
 def shared_row_count(rows: int) -> int:
@@ -39,7 +48,7 @@ class KeyValueCache(Generic[PageT]):
         config: Says layers, heads and head size.
         slots: Pages in work at once, at most.
         max_length: Tokens that one page may come to hold.
-        dtype: Of keys and values.
+        dtype: Of the keys and values that passes bring; the backend may want them kept in another one.
         backend: How many rows a shelf has, and how attention runs.
     """
 
@@ -47,11 +56,14 @@ class KeyValueCache(Generic[PageT]):
         self, config: TextConfig, slots: int, max_length: int, dtype: mx.Dtype, backend: Backend
     ) -> None:
         self.slots, self.max_length = slots, max_length
-        self._config, self._dtype, self._backend = config, dtype, backend
-        self._shelves = [Shelf(config, rows, dtype) for rows in shelf_sizes(slots, backend.shelf_rows)]
+        kept = mx.float16 if backend.cache_in_float16 and dtype == mx.bfloat16 else dtype
+        self._config, self._dtype, self._backend = config, kept, backend
+        self._pass_dtype = dtype
+        self._shelves = [Shelf(config, rows, kept) for rows in shelf_sizes(slots, backend.shelf_rows)]
         self._firsts = [0, *accumulate(shelf.rows for shelf in self._shelves)]  # each shelf's first row
         self._pages: list[PageT | None] = []  # by row; None in a hole
         self._lengths: list[int] = []  # tokens in each row; 0 in a hole
+        self._table: StepTable | None = None  # of the last step
 
     @staticmethod
     def bytes_per_token(config: TextConfig, dtype: mx.Dtype) -> int:
@@ -124,7 +136,9 @@ class KeyValueCache(Generic[PageT]):
             rows[place] = row = self._make_room(lengths[place])
             self._pages[row], self._lengths[row] = pages[place], lengths[place]
             self._place(row)[0].reserve(lengths[place])
-        return PromptPass(tuple(map(self._place, rows)), tuple(lengths), self._backend.prefill)
+        form = self._backend.prefill
+        layout = rounded_layout(lengths, True, form.multiple, self._pass_dtype) if form.multiple else None
+        return PromptPass(tuple(map(self._place, rows)), tuple(lengths), form, layout)
 
     def step(self) -> "StepPass":
         """Make room for one more token of every page; the returned pass writes and reads it.
@@ -146,11 +160,21 @@ class KeyValueCache(Generic[PageT]):
         ]
         for shelf, here in used:
             shelf.reserve(max(lengths[here]))
-        # one array for all that a step needs to know: each goes to the device by itself
-        column = np.array(lengths, np.int32)
-        places = np.concatenate([shelf.step_places(column[here]) for shelf, here in used])
-        table = mx.array(np.concatenate([places, column[:, None]], axis=1))
-        return StepPass(tuple(self._part(shelf, lengths[here], table[here]) for shelf, here in used))
+        table = self._next_table(used, lengths)
+        parts = tuple(self._part(shelf, lengths[here], table[here]) for shelf, here in used)
+        return StepPass(parts, table[:, -1])
+
+    def _next_table(self, used: Sequence[tuple[Shelf, slice]], lengths: Sequence[int]) -> mx.array:
+        """The step's table: that of the last step, counted on by one token a row, where this is the same."""
+        capacities = tuple(shelf.capacity for shelf, _ in used)
+        table = self._table and self._table.counted_on(self._lengths, len(lengths), capacities)
+        if table is None:
+            column = np.array(lengths, np.int32)
+            places = np.concatenate([shelf.step_places(column[here]) for shelf, here in used])
+            array = mx.array(np.concatenate([places, column[:, None]], axis=1))
+            table = StepTable(array, tuple(self._lengths), capacities)
+        self._table = table
+        return table.array
 
     def remove(self, page: PageT) -> bool:
         """Forget a page; its row is a hole until `settle`. False if the page has no row."""
@@ -266,6 +290,37 @@ class KeyValueCache(Generic[PageT]):
 
 
 @dataclass(frozen=True)
+class StepTable:
+    """What the device has to know of a step's rows.
+
+    Arrays from the host are dear where they are made at every step: they cost the device a pause. Nearly all
+    steps add one token to every row, and then the table of the last one is counted on where it is.
+
+    Attributes:
+        array: int32 [n, 2 * kv_heads + 1], where each row's keys and then its values are written, and in the
+            last column its length.
+        lengths: Of the rows that pages have stood in, on the host; 0 in a hole.
+        capacities: Of the shelves that are used.
+        steps: How often it was counted on.
+    """
+
+    array: mx.array
+    lengths: tuple[int, ...]
+    capacities: tuple[int, ...]
+    steps: int = 0
+
+    def counted_on(
+        self, lengths: Sequence[int], rows: int, capacities: tuple[int, ...]
+    ) -> "StepTable | None":
+        """The table of the next step; None where more has changed than one token in every row."""
+        expected = [length + 1 if length else 0 for length in self.lengths]
+        same = (rows, capacities) == (self.array.shape[0], self.capacities) and expected == list(lengths)
+        if not same or self.steps == _MOST_COUNTED:
+            return None
+        return StepTable(self.array + 1, tuple(lengths), capacities, self.steps + 1)
+
+
+@dataclass(frozen=True)
 class PromptPass:
     """Prefill of new rows: causal attention inside each prompt, keys and values kept.
 
@@ -273,18 +328,34 @@ class PromptPass:
         targets: Each prompt's shelf, and its row there.
         lengths: Tokens of each prompt.
         form: The backend's form of attention.
+        layout: Where that wants lengths rounded up.
     """
 
     targets: tuple[tuple[Shelf, int], ...]
     lengths: tuple[int, ...]
     form: PrefillForm
+    layout: RoundedLayout | None
+
+    @property
+    def kept_dtype(self) -> None:
+        return None
 
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        self._write(layer, keys, values)
+        return segment_attention(queries, keys, values, self.lengths, True, self.form)
+
+    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
+        queries, keys, values = apart(joined, kv_heads)
+        if self.layout is None:
+            return self.attend(layer, queries, keys, values)
+        self._write(layer, keys, values)
+        return joined_segment_attention(joined, kv_heads, self.layout)
+
+    def _write(self, layer: int, keys: mx.array, values: mx.array) -> None:
         start = 0
         for (shelf, row), length in zip(self.targets, self.lengths, strict=True):
             shelf.write_prompt(layer, row, keys[start : start + length], values[start : start + length])
             start += length
-        return segment_attention(queries, keys, values, self.lengths, True, self.form)
 
 
 @dataclass(frozen=True)
@@ -303,9 +374,9 @@ class ShelfStep:
         self.shelf.write_step(layer, self.places, keys, values)
         return self._attend(layer, queries)
 
-    def attend_joined(self, layer: int, queries: mx.array, keys_and_values: mx.array) -> mx.array:
-        self.shelf.write_joined_step(layer, self.places, keys_and_values)
-        return self._attend(layer, queries)
+    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
+        self.shelf.write_joined_step(layer, self.places, joined[:, -2 * kv_heads :])
+        return self._attend(layer, joined[:, : -2 * kv_heads])
 
     def _attend(self, layer: int, queries: mx.array) -> mx.array:
         keys, values = self.shelf.seen(layer, self.rows, self.view.window)
@@ -314,30 +385,44 @@ class ShelfStep:
 
 @dataclass(frozen=True)
 class StepPass:
-    """One decode step of all rows, holes and rows added for a shared shape included."""
+    """One decode step of all rows, holes and rows added for a shared shape included.
+
+    Attributes:
+        parts: One for each shelf.
+        lengths: int32 [n] on the device, each row's with this step's token; anything in a hole.
+    """
 
     parts: tuple[ShelfStep, ...]
+    lengths: mx.array
 
     @property
     def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
+        return self.lengths.shape[0]
+
+    @property
+    def kept_dtype(self) -> mx.Dtype:
+        return self.parts[0].shelf.dtype
 
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        if len(self.parts) == 1:
-            return self.parts[0].attend(layer, queries, keys, values)
         shares = zip(*(mx.split(x, self._ends) for x in (queries, keys, values)), strict=True)
-        return mx.concatenate(
+        return self._together(
             [part.attend(layer, *share) for part, share in zip(self.parts, shares, strict=True)]
+        ).astype(queries.dtype)
+
+    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
+        if len(self.parts) == 1:
+            return self.parts[0].attend_joined(layer, joined, kv_heads)
+        shares = mx.split(joined, self._ends)
+        return self._together(
+            [
+                part.attend_joined(layer, share, kv_heads)
+                for part, share in zip(self.parts, shares, strict=True)
+            ]
         )
 
-    def attend_joined(self, layer: int, queries: mx.array, keys_and_values: mx.array) -> mx.array:
-        """As `attend`, with keys and values in one array [n, 2 * kv_heads, d]."""
-        if len(self.parts) == 1:
-            return self.parts[0].attend_joined(layer, queries, keys_and_values)
-        shares = zip(*(mx.split(x, self._ends) for x in (queries, keys_and_values)), strict=True)
-        return mx.concatenate(
-            [part.attend_joined(layer, *share) for part, share in zip(self.parts, shares, strict=True)]
-        )
+    @staticmethod
+    def _together(outputs: list[mx.array]) -> mx.array:
+        return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
     @property
     def _ends(self) -> list[int]:

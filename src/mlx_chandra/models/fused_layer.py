@@ -7,15 +7,16 @@ the cache. It computes what qwen3_vl.DecoderLayer does, from the same weights.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_chandra.models.attention import AttentionPass, StepAttention
+from mlx_chandra.models.attention import AttentionPass
 from mlx_chandra.models.config import TextConfig
-from mlx_chandra.models.rope import Rotate, StepRotation
+from mlx_chandra.models.rope import Rotation, StepRotation
+from mlx_chandra.models.shelves import finite
 
 _LINEAR_LAYERS = (
     *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
@@ -28,7 +29,7 @@ def fused_layers(layers: Sequence[Any], config: TextConfig) -> list[Any]:
 
     Evaluates layer by layer, so that only one layer's weights are in memory twice.
     """
-    functions = _Functions.of(config)
+    functions = _Functions(config)
     fused: list[Any] = []
     for number, layer in enumerate(layers):
         named = dict(layer.named_modules())
@@ -40,31 +41,34 @@ def fused_layers(layers: Sequence[Any], config: TextConfig) -> list[Any]:
     return fused
 
 
-@dataclass(frozen=True)
 class _Functions:
-    """Both sides of a step's attention, compiled for all layers of a model: their weights are arguments.
+    """A step before and behind attention, compiled for all layers of a model: weights are arguments.
+
+    Args:
+        config: Of the text tower.
 
     Attributes:
-        before: See `_before_step`.
         after: See `_after`.
         is_value: bool [heads + 2 * kv_heads, 1, 1], true for the heads of values.
     """
 
-    before: Callable[..., Any]
-    after: Callable[..., Any]
-    is_value: mx.array
-
-    @classmethod
-    def of(cls, config: TextConfig) -> "_Functions":
-        def before(x: mx.array, *others: mx.array) -> Any:
-            return _before_step(x, config, *others)
-
-        def after(x: mx.array, attended: mx.array, *weights: mx.array) -> mx.array:
-            return _after(x, attended, config, *weights)
-
+    def __init__(self, config: TextConfig) -> None:
         turned = config.num_attention_heads + config.num_key_value_heads
-        is_value = mx.arange(turned + config.num_key_value_heads)[:, None, None] >= turned
-        return cls(mx.compile(before), mx.compile(after), is_value)
+        self.is_value = mx.arange(turned + config.num_key_value_heads)[:, None, None] >= turned
+        self.after = mx.compile(partial(_after, config))
+        self._config = config
+        self._before: dict[mx.Dtype | None, Callable[..., mx.array]] = {}
+
+    def before(self, kept: mx.Dtype | None) -> Callable[..., mx.array]:
+        """See `_before`; for attention that wants its array `kept` in another dtype, finite."""
+        if kept not in self._before:
+
+            def before(*arguments: mx.array) -> mx.array:
+                joined = _before(self._config, *arguments)
+                return joined if kept is None else finite(joined, kept)
+
+            self._before[kept] = mx.compile(before)
+        return self._before[kept]
 
 
 class FusedLayer(nn.Module):
@@ -78,28 +82,33 @@ class FusedLayer(nn.Module):
         self.qkv = mx.concatenate(
             [p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
         ).T
-        self.head_norms = _head_norms(attention, config)
-        apart = self.head_norms.reshape(len(self.head_norms), 2, -1)
-        self.norms_apart, self.norms_swapped = apart, mx.contiguous(apart[:, ::-1])
+        norms = _head_norms(attention, config)
+        self.head_norms = norms.reshape(len(norms), 2, -1)
+        self.swapped_norms = mx.contiguous(self.head_norms[:, ::-1])
         self.output = attention.o_proj.weight.T
         self.post_norm = layer.post_attention_layernorm.weight
         self.gate_up = mx.concatenate([mlp.gate_proj.weight, mlp.up_proj.weight]).T
         self.down = mlp.down_proj.weight.T
 
-    def __call__(self, x: mx.array, rotate: Rotate, attention: AttentionPass) -> mx.array:
+    def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
         """x [T, hidden] -> the same behind this layer."""
-        weights = self.input_norm, self.qkv, self.head_norms
-        attended = attention.attend(self._layer, *_before(x, rotate, self._config, *weights))
-        return _after(x, attended, self._config, *self._weights_after)
+        joined = _before(self._config, x, *rotation.apart, *self._weights_before)
+        return _after(self._config, x, self._attend(attention, joined), *self._weights_after)
 
-    def step(self, x: mx.array, rotation: StepRotation, attention: StepAttention) -> mx.array:
+    def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
         """The same for one token of each of n pages, compiled."""
-        weights = self.input_norm, self.qkv, self.norms_apart, self.norms_swapped
-        before, is_value = self._functions.before, self._functions.is_value
-        joined = before(x, rotation.cos, rotation.sin, is_value, *weights)
-        attended = attention.attend_joined(self._layer, *joined)
-        result: mx.array = self._functions.after(x, attended, *self._weights_after)
+        before = self._functions.before(attention.kept_dtype)
+        joined = before(x, rotation.cos, rotation.sin, *self._weights_before)
+        result: mx.array = self._functions.after(x, self._attend(attention, joined), *self._weights_after)
         return result
+
+    def _attend(self, attention: AttentionPass, joined: mx.array) -> mx.array:
+        return attention.attend_joined(self._layer, joined, self._config.num_key_value_heads)
+
+    @property
+    def _weights_before(self) -> tuple[mx.array, ...]:
+        is_value = self._functions.is_value
+        return is_value, self.input_norm, self.qkv, self.head_norms, self.swapped_norms
 
     @property
     def _weights_after(self) -> tuple[mx.array, ...]:
@@ -120,22 +129,8 @@ def _head_norms(attention: Any, config: TextConfig) -> mx.array:
 
 
 def _before(
-    x: mx.array, rotate: Rotate, config: TextConfig, norm: mx.array, qkv: mx.array, head_norms: mx.array
-) -> tuple[mx.array, mx.array, mx.array]:
-    """Queries [T, heads, d], keys and values [T, kv_heads, d] of x [T, hidden].
-
-    The values are normalised and turned along, and that isn't used: it costs less than to leave them out.
-    """
-    eps, queries = config.rms_norm_eps, config.num_attention_heads
-    values = queries + config.num_key_value_heads
-    heads = (mx.fast.rms_norm(x, norm, eps) @ qkv).reshape(x.shape[0], -1, config.head_dim)
-    turned = rotate(mx.fast.rms_norm(heads, None, eps) * head_norms)
-    return turned[:, :queries], turned[:, queries:values], heads[:, values:]
-
-
-def _before_step(
-    x: mx.array,
     config: TextConfig,
+    x: mx.array,
     cos: mx.array,
     sin: mx.array,
     is_value: mx.array,
@@ -143,39 +138,52 @@ def _before_step(
     qkv: mx.array,
     head_norms: mx.array,
     swapped_norms: mx.array,
-) -> tuple[mx.array, mx.array]:
-    """Queries [n, kv_heads, heads / kv_heads, d], keys and then values [n, 2 * kv_heads, d] of x [n, hidden].
-
-    Scaling, rotation and the choice of what isn't turned become one launch, since a view swaps the halves.
+) -> mx.array:
+    """Queries, keys and values [T, heads + 2 * kv_heads, d] of x [T, hidden].
 
     Args:
-        cos, sin: [n, 1, 2, d / 2], from StepRotation.
+        cos, sin: A rotation's, halves apart: [T, 1, 2, d / 2].
         head_norms, swapped_norms: `_head_norms` as [heads + 2 * kv_heads, 2, d / 2]; its halves swapped.
     """
-    eps, queries, width = config.rms_norm_eps, config.num_attention_heads, config.head_dim
-    rows, kv_heads = x.shape[0], config.num_key_value_heads
-    heads = (mx.fast.rms_norm(x, norm, eps) @ qkv).reshape(rows, -1, width)
+    eps, width = config.rms_norm_eps, config.head_dim
+    heads = (mx.fast.rms_norm(x, norm, eps) @ qkv).reshape(x.shape[0], -1, width)
     apart = (*heads.shape[:2], 2, width // 2)
     normed = mx.fast.rms_norm(heads, None, eps).reshape(apart)
-    turned = normed * head_norms * cos + normed[:, :, ::-1] * swapped_norms * sin
-    both = mx.where(is_value, heads.reshape(apart), turned)
-    return (
-        both[:, :queries].reshape(rows, kv_heads, -1, width),
-        both[:, queries:].reshape(rows, 2 * kv_heads, width),
-    )
+    swapped = normed[:, :, ::-1]
+    joined = _turned(heads.reshape(apart), normed, swapped, cos, sin, is_value, head_norms, swapped_norms)
+    return joined.reshape(heads.shape)
+
+
+@partial(mx.compile, shapeless=True)
+def _turned(
+    heads: mx.array,
+    normed: mx.array,
+    swapped: mx.array,
+    cos: mx.array,
+    sin: mx.array,
+    is_value: mx.array,
+    head_norms: mx.array,
+    swapped_norms: mx.array,
+) -> mx.array:
+    """Normalised heads scaled and rotated, those of values as they came: one launch."""
+    return mx.where(is_value, heads, normed * head_norms * cos + swapped * swapped_norms * sin)
 
 
 def _after(
+    config: TextConfig,
     x: mx.array,
     attended: mx.array,
-    config: TextConfig,
     output: mx.array,
     norm: mx.array,
     gate_up: mx.array,
     down: mx.array,
 ) -> mx.array:
     """x [T, hidden] with the attention's outcome [T, heads * d] and then the MLP's added."""
-    x = mx.addmm(x, attended, output)
-    both = mx.fast.rms_norm(x, norm, config.rms_norm_eps) @ gate_up
-    gate, up = mx.split(both, 2, axis=-1)
-    return mx.addmm(x, gate * mx.sigmoid(gate) * up, down)
+    x = mx.addmm(x, attended.astype(x.dtype), output)
+    gate, up = mx.split(mx.fast.rms_norm(x, norm, config.rms_norm_eps) @ gate_up, 2, axis=-1)
+    return mx.addmm(x, _swiglu(gate, up), down)
+
+
+@partial(mx.compile, shapeless=True)
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * mx.sigmoid(gate) * up

@@ -5,7 +5,6 @@ that comes with a call says which tokens see which (`models/attention.py`, `mode
 are the checkpoint's. Source: transformers' Qwen3VLForConditionalGeneration.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -13,13 +12,13 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_chandra.models.attention import AttentionPass, SegmentPass, StepAttention
+from mlx_chandra.models.attention import AttentionPass, SegmentPass
 from mlx_chandra.models.backend import Backend
 from mlx_chandra.models.config import ModelConfig, TextConfig
 from mlx_chandra.models.fused_layer import fused_layers
 from mlx_chandra.models.inputs import Images, Page, Pages
 from mlx_chandra.models.pieces import in_pieces
-from mlx_chandra.models.rope import IntArray, Rotate, StepRotation, TextRope, page_positions
+from mlx_chandra.models.rope import IntArray, Rotate, Rotation, StepRotation, TextRope, page_positions
 from mlx_chandra.models.vision import VisionFeatures, VisionTower
 
 
@@ -71,7 +70,7 @@ class DecoderLayer(nn.Module):
         x = x + self.self_attn.o_proj(attention.attend(self._layer, q, k, v))
         return x + self.mlp(self.post_attention_layernorm(x))
 
-    def step(self, x: mx.array, rotation: StepRotation, attention: StepAttention) -> mx.array:
+    def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
         """The same for one token of each of n pages."""
         return self(x, rotation, attention)
 
@@ -107,14 +106,18 @@ class TextModel(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(
-        self, token_ids: mx.array, rotate: Rotate, attention: AttentionPass, images: ImageTokens | None = None
+        self,
+        token_ids: mx.array,
+        rotation: Rotation,
+        attention: AttentionPass,
+        images: ImageTokens | None = None,
     ) -> mx.array:
         """token_ids [T] -> hidden states [T, hidden_size] after the last layer, not yet normalised."""
         x = self.embed_tokens(token_ids)
         if images is not None:
             x[images.places] = images.features.hidden.astype(x.dtype)
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotate, attention)
+            x = layer(x, rotation, attention)
             if images is not None and index < len(images.features.deepstack):
                 x[images.places] = x[images.places] + images.features.deepstack[index].astype(x.dtype)
             if self._layer_by_layer:
@@ -182,9 +185,9 @@ class Qwen3VL(nn.Module):
         """How many layers make up the first half of a decode step."""
         return self._config.text.num_hidden_layers // 2
 
-    def decode(self, token_ids: mx.array, positions: Sequence[int], attention: StepAttention) -> Decoded:
-        """One more token for each of n pages: token_ids [n] at text `positions` [n]."""
-        rotation = self._rope.step_rotation(mx.array(np.asarray(positions, dtype=np.int32)), self.dtype)
+    def decode(self, token_ids: mx.array, positions: mx.array, attention: AttentionPass) -> Decoded:
+        """One more token for each of n pages: token_ids [n] at text `positions` [n], int32."""
+        rotation = self._rope.step_rotation(positions, self.dtype)
         half = x = self.language_model.embed_tokens(token_ids)
         for index, layer in enumerate(self.language_model.layers, start=1):
             x = layer.step(x, rotation, attention)

@@ -6,6 +6,7 @@ shared by all layers.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -25,11 +26,29 @@ class Rotation:
     cos: mx.array
     sin: mx.array
 
+    @property
+    def apart(self) -> tuple[mx.array, mx.array]:
+        """cos and sin with the halves apart, for all heads: [T, 1, 2, head_dim / 2]."""
+        shape = (len(self.cos), 1, 2, -1)
+        return self.cos.reshape(shape), self.sin.reshape(shape)
+
     def __call__(self, x: mx.array) -> mx.array:
         """Rotate x [T, heads, head_dim] by pairing its two halves (transformers' apply_rotary_pos_emb)."""
         half = x.shape[-1] // 2
         swapped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
         return x * self.cos[:, None, :] + swapped * self.sin[:, None, :]
+
+
+@partial(mx.compile, shapeless=True)
+def turn_some(x: mx.array, swapped: mx.array, cos: mx.array, sin: mx.array, turned: mx.array) -> mx.array:
+    """Rotate some heads of many, in one launch; halves stand apart, so that a view can swap them.
+
+    Args:
+        x: [T, heads, 2, d / 2]; swapped: the same with its halves swapped.
+        cos, sin: A `Rotation`'s, [T, 1, 2, d / 2].
+        turned: bool [heads, 1, 1], which heads.
+    """
+    return mx.where(turned, x * cos + swapped * sin, x)
 
 
 @dataclass(frozen=True)
@@ -81,9 +100,7 @@ class TextRope:
     def step_rotation(self, positions: mx.array, dtype: mx.Dtype) -> StepRotation:
         """For one token of each of n pages at text `positions` [n]."""
         angles = positions[:, None].astype(mx.float32) * mx.array(self._inverse_frequencies)
-        rotation, apart = _rotation(angles, dtype), (len(angles), 1, 2, -1)
-        cos, sin = rotation.cos.reshape(apart), rotation.sin.reshape(apart)
-        return StepRotation(positions, cos, sin, self._dims, self._theta)
+        return StepRotation(positions, *_rotation(angles, dtype).apart, self._dims, self._theta)
 
 
 def _frequency_axes(sections: tuple[int, int, int]) -> NDArray[np.intp]:

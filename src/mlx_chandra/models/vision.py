@@ -3,7 +3,6 @@
 Attribute names are the checkpoint's. Source: transformers' Qwen3VLVisionModel; DeepStack (arXiv 2406.04334).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,12 +11,13 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_chandra.models.attention import segment_attention
+from mlx_chandra.models.attention import joined_segment_attention, segment_attention
 from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import VisionConfig
 from mlx_chandra.models.inputs import Grid, Image, Images
 from mlx_chandra.models.pieces import in_pieces
-from mlx_chandra.models.rope import Rotation, vision_rotation
+from mlx_chandra.models.rope import Rotation, turn_some, vision_rotation
+from mlx_chandra.models.rounded import RoundedLayout, rounded_layout
 
 NORM_EPS = 1e-6
 
@@ -82,6 +82,21 @@ class PatchEmbed(nn.Module):
         return self.proj(patches)
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """How the patches of a pass attend, the same for all blocks: every frame of every picture within itself.
+
+    Attributes:
+        lengths: Patches of each frame.
+        rotation: By each patch's place.
+        layout: Where the backend's form of attention wants lengths rounded up.
+    """
+
+    lengths: tuple[int, ...]
+    rotation: Rotation
+    layout: RoundedLayout | None
+
+
 class VisionAttention(nn.Module):
     def __init__(self, config: VisionConfig, form: PrefillForm) -> None:
         super().__init__()
@@ -90,11 +105,19 @@ class VisionAttention(nn.Module):
         self._heads = config.num_heads
         self._form = form
 
-    def __call__(self, x: mx.array, rotation: Rotation, lengths: Sequence[int]) -> mx.array:
+    def __call__(self, x: mx.array, pictures: Pictures) -> mx.array:
         qkv = self.qkv(x).reshape(x.shape[0], 3 * self._heads, -1)  # [P, heads of q, of k, of v, d]
+        if pictures.layout is None:
+            return self.proj(self._attend(qkv, pictures))
+        apart = qkv.reshape(*qkv.shape[:2], 2, -1)
+        turned = mx.arange(3 * self._heads)[:, None, None] < 2 * self._heads
+        joined = turn_some(apart, apart[:, :, ::-1], *pictures.rotation.apart, turned).reshape(qkv.shape)
+        return self.proj(joined_segment_attention(joined, self._heads, pictures.layout))
+
+    def _attend(self, qkv: mx.array, pictures: Pictures) -> mx.array:
         # both turned at once, and side by side in memory: a strided view takes the CPU twice as long
-        q, k = mx.split(rotation(mx.contiguous(qkv[:, : 2 * self._heads])), 2, axis=1)
-        return self.proj(segment_attention(q, k, qkv[:, 2 * self._heads :], lengths, False, self._form))
+        q, k = mx.split(pictures.rotation(mx.contiguous(qkv[:, : 2 * self._heads])), 2, axis=1)
+        return segment_attention(q, k, qkv[:, 2 * self._heads :], pictures.lengths, False, self._form)
 
 
 class VisionMLP(nn.Module):
@@ -116,8 +139,8 @@ class VisionBlock(nn.Module):
         self.attn = VisionAttention(config, backend.prefill)
         self.mlp = VisionMLP(config, backend)
 
-    def __call__(self, x: mx.array, rotation: Rotation, lengths: Sequence[int]) -> mx.array:
-        x = x + self.attn(self.norm1(x), rotation, lengths)
+    def __call__(self, x: mx.array, pictures: Pictures) -> mx.array:
+        x = x + self.attn(self.norm1(x), pictures)
         return x + self.mlp(self.norm2(x))
 
 
@@ -142,7 +165,7 @@ class PatchMerger(nn.Module):
 class VisionTower(nn.Module):
     def __init__(self, config: VisionConfig, backend: Backend) -> None:
         super().__init__()
-        self._config = config
+        self._config, self._multiple = config, backend.prefill.multiple
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
         self.blocks = [VisionBlock(config, backend) for _ in range(config.depth)]
@@ -162,11 +185,12 @@ class VisionTower(nn.Module):
             self._config,
             dtype,
         )
-        # every frame of every picture attends within itself
-        lengths = [image.grid.h * image.grid.w for image in images for _ in range(image.grid.t)]
+        lengths = tuple(image.grid.h * image.grid.w for image in images for _ in range(image.grid.t))
+        layout = rounded_layout(lengths, False, self._multiple, dtype) if self._multiple else None
+        pictures = Pictures(lengths, rotation, layout)
         deepstack = []
         for index, block in enumerate(self.blocks):
-            x = block(x, rotation, lengths)
+            x = block(x, pictures)
             if index in self._config.deepstack_visual_indexes:
                 place = self._config.deepstack_visual_indexes.index(index)
                 deepstack.append(self.deepstack_merger_list[place](x))

@@ -107,7 +107,7 @@ def test_a_mask_says_what_each_page_sees_where_that_is_not_everything() -> None:
     assert written_out.mask is not None
     assert (written_out.mask == 0).sum().item() == 8
     masked = view_of((3,), 64, DecodeAttention.MASKED, mx.float32).mask
-    added = view_of((3,), 64, DecodeAttention.SOFTMAX, mx.float16).mask
+    added = view_of((3,), 64, DecodeAttention.GROUPED, mx.float16).mask
     assert masked is not None
     assert masked.shape == (1, 1, 1, 64)
     assert masked.dtype == mx.bool_

@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx_chandra.models.backend import DecodeAttention, PrefillForm
 from mlx_chandra.models.pieces import compute
 from mlx_chandra.models.powers import LOG2_E, power_of_two
-from mlx_chandra.models.rounded import RoundedLayout, rounded_layout
+from mlx_chandra.models.rounded import rounded_attention, rounded_causal_attention, rounded_layout
 
 LEAST_EXPONENT = 100.0  # 2**-100 is as good as nothing beside the largest weight, which is about 1
 MLX_ATTENTION = PrefillForm()
@@ -30,13 +30,7 @@ class AttentionPass(Protocol):
         ...
 
     def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
-        """The same with less to launch: queries, keys and values are one array [T, heads + 2 * kv_heads, d],
-        finite and of `kept_dtype`."""
-        ...
-
-    @property
-    def kept_dtype(self) -> mx.Dtype | None:
-        """What `attend_joined` wants its array in; None: as the layer computes."""
+        """The same for queries, keys and values in one array [T, heads + 2 * kv_heads, d]: less to launch."""
         ...
 
 
@@ -46,10 +40,6 @@ class SegmentPass:
 
     lengths: tuple[int, ...]
     form: PrefillForm = MLX_ATTENTION
-
-    @property
-    def kept_dtype(self) -> None:
-        return None
 
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         return segment_attention(queries, keys, values, self.lengths, True, self.form)
@@ -76,17 +66,19 @@ def segment_attention(
 
     Args:
         queries: [T, heads, d]; keys, values: [T, kv_heads, d], heads a multiple of kv_heads.
-        lengths: Tokens of each segment; they add up to T.
+        lengths: Tokens of each segment; they add up to T or less. What comes out for tokens behind the last
+            segment means nothing.
         causal: Whether a token sees only itself and those before it in its segment.
         form: The backend's form.
 
     Returns:
         [T, heads * d]
     """
+    if form.multiple and causal:
+        return rounded_causal_attention(queries, keys, values, lengths, form.multiple)
     if form.multiple:
-        layout = rounded_layout(lengths, causal, form.multiple, keys.dtype)
-        q, k, v = (layout.spread(x) for x in (queries, keys, values))
-        return layout.gathered(_rounded_attention(q, k, v, layout))
+        layout = rounded_layout(lengths, len(keys), form.multiple, keys.dtype)
+        return rounded_attention(queries, keys, values, layout)
     scale = queries.shape[-1] ** -0.5
     width = _padded_width(queries.shape[-1], form.fused_head_dims)
     outputs = []
@@ -103,34 +95,8 @@ def segment_attention(
             )
         outputs.append(_as_list(out)[:, :, : queries.shape[-1]].reshape(stop - start, -1))
         start = stop
-    return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
-
-
-def joined_segment_attention(joined: mx.array, kv_heads: int, layout: RoundedLayout) -> mx.array:
-    """`segment_attention` of queries, keys and values in one array [T, heads + 2 * kv_heads, d]."""
-    q, k, v = apart(layout.spread(joined), kv_heads)
-    return layout.gathered(_rounded_attention(q, k, v, layout))
-
-
-def _rounded_attention(q: mx.array, k: mx.array, v: mx.array, layout: RoundedLayout) -> mx.array:
-    """Attention of queries [R, heads, d] and keys and values [R, kv_heads, d], spread over a layout's places:
-    [R, heads * d]."""
-    scale = q.shape[-1] ** -0.5
-    if layout.marks is not None:
-        ones = mx.ones((1, 1, layout.marks.shape[-1]), q.dtype)
-        q, k = (
-            mx.concatenate([x, mx.broadcast_to(added, (*x.shape[:2], added.shape[-1]))], axis=-1)
-            for x, added in ((q, ones), (k, layout.marks))
-        )
-    outputs = []
-    start = 0
-    for length, count in layout.groups:
-        here = slice(start, start + length * count)
-        batch = (_as_batch(x[here], count, x.shape[-1]) for x in (q, k, v))
-        mask = "causal" if layout.causal else None
-        out = mx.fast.scaled_dot_product_attention(*batch, scale=scale, mask=mask)
-        outputs.append(_as_list(out).reshape(length * count, -1))
-        start = here.stop
+    if start < len(queries):
+        outputs.append(mx.zeros((len(queries) - start, outputs[0].shape[1]), queries.dtype))
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
 
@@ -237,7 +203,7 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
         keys, values: [n, kv_heads, window, d]
 
     Returns:
-        [n, heads * d], of the keys' dtype
+        [n, heads * d]
     """
     n, kv_heads, _, width = keys.shape
     scale = width**-0.5
@@ -245,21 +211,11 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
         q = queries.reshape(n, -1, 1, width)
     else:  # the queries that share a key/value head side by side, as if they were a short sequence
         q = queries.reshape(n, kv_heads, -1, width)
-    q = q.astype(keys.dtype)
     if view.form is DecodeAttention.WRITTEN_OUT:
         out = _softmax_of_rows(q * (scale * LOG2_E), keys, values, view.mask)
-    elif view.form is DecodeAttention.SOFTMAX:
-        assert view.mask is not None, "decode_view makes one"
-        scores = _scaled_and_masked(q @ keys.swapaxes(-1, -2), scale, view.mask)
-        out = mx.softmax(scores, axis=-1, precise=True) @ values
     else:
         out = mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale, mask=view.mask)
     return out.reshape(n, -1)
-
-
-@partial(mx.compile, shapeless=True)
-def _scaled_and_masked(scores: mx.array, scale: float, mask: mx.array) -> mx.array:
-    return scores * scale + mask
 
 
 def _softmax_of_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:

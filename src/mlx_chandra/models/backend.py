@@ -22,7 +22,7 @@ class DecodeAttention(StrEnum):
     """How one query per page attends to its slot of the cache; see `models/attention.py`."""
 
     MASKED = "masked"
-    SOFTMAX = "softmax"
+    GROUPED = "grouped"
     WRITTEN_OUT = "written out"
 
 
@@ -33,9 +33,10 @@ class PrefillForm:
     Attributes:
         fused_head_dims: Head sizes for which MLX has a kernel that keeps no score matrix; other sizes are
             padded up to the next one. Empty: nothing is padded.
-        multiple: Attend with the segments' lengths rounded up to a multiple of this (`models/rounded.py`); 0
-            leaves them as they are. CUDA's attention keeps a plan for every length it meets, takes 50 ms to
-            make one, and gives up after 513 different ones.
+        multiple: Round up to a multiple of this the lengths with which segments attend (`models/rounded.py`)
+            and the tokens of a whole pass; 0 leaves them as they are. CUDA's attention keeps a plan for every
+            length it meets, takes 50 ms to make one, and gives up after 513 different ones; compiled
+            functions are kept for each number of tokens.
         scores: Write the attention out, for about so many scores at a time, and compute them before the next
             ones are thought of, so that the caches hold them; 0 leaves it to MLX's own call. On the CPU that
             call takes 2.5 times the processor time, and it computes what a causal mask throws away.
@@ -61,8 +62,6 @@ class Backend:
         shelf_rows: Rows of the cache that share a length (`models/shelves.py`), shelf by shelf; the last
             number goes for all further ones. Fewer fit the pages' lengths more closely, more need fewer
             launches. The longest pages stand first, where a single very long one must not cost much.
-        cache_in_float16: Keep keys and values of bfloat16 models in float16, as fine as written out scores
-            want: rounded to bfloat16, a score of 16 would be off by up to 0.06.
         shared_shapes: Compute steps with a few rows more than there are pages, so that few different shapes
             occur: plans and compiled functions are kept for each.
         fused_layers: Run decoder layers in few launches (`models/fused_layer.py`): where the host's work on
@@ -87,7 +86,6 @@ class Backend:
     shelf_rows: tuple[int, ...]
     shared_shapes: bool
     fused_layers: bool
-    cache_in_float16: bool = False
     activations: Activations = MLX_ACTIVATIONS
     mlp_rows: int = 0
     turned_weights: bool = False
@@ -120,13 +118,12 @@ _BACKENDS = {
         BackendName.CUDA,
         float32_only=False,
         decode_ahead=True,
-        decode_attention=DecodeAttention.SOFTMAX,
+        decode_attention=DecodeAttention.GROUPED,
         prefill=PrefillForm(multiple=256),
         prefill_tokens=8192,
-        shelf_rows=(64,),
+        shelf_rows=(16, 48, 64),
         shared_shapes=True,
         fused_layers=True,
-        cache_in_float16=True,
         activations=COMPILED,
     ),
     BackendName.CPU: Backend(

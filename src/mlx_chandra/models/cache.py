@@ -16,17 +16,9 @@ from typing import Generic, TypeVar
 import mlx.core as mx
 import numpy as np
 
-from mlx_chandra.models.attention import (
-    DecodeView,
-    apart,
-    decode_attention,
-    decode_view,
-    joined_segment_attention,
-    segment_attention,
-)
+from mlx_chandra.models.attention import DecodeView, apart, decode_attention, decode_view, segment_attention
 from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import TextConfig
-from mlx_chandra.models.rounded import RoundedLayout, rounded_layout
 from mlx_chandra.models.shelves import Shelf, shelf_length, shelf_sizes, shelf_tokens, window_length
 
 PageT = TypeVar("PageT")
@@ -48,7 +40,7 @@ class KeyValueCache(Generic[PageT]):
         config: Says layers, heads and head size.
         slots: Pages in work at once, at most.
         max_length: Tokens that one page may come to hold.
-        dtype: Of the keys and values that passes bring; the backend may want them kept in another one.
+        dtype: Of keys and values.
         backend: How many rows a shelf has, and how attention runs.
     """
 
@@ -56,10 +48,8 @@ class KeyValueCache(Generic[PageT]):
         self, config: TextConfig, slots: int, max_length: int, dtype: mx.Dtype, backend: Backend
     ) -> None:
         self.slots, self.max_length = slots, max_length
-        kept = mx.float16 if backend.cache_in_float16 and dtype == mx.bfloat16 else dtype
-        self._config, self._dtype, self._backend = config, kept, backend
-        self._pass_dtype = dtype
-        self._shelves = [Shelf(config, rows, kept) for rows in shelf_sizes(slots, backend.shelf_rows)]
+        self._config, self._dtype, self._backend = config, dtype, backend
+        self._shelves = [Shelf(config, rows, dtype) for rows in shelf_sizes(slots, backend.shelf_rows)]
         self._firsts = [0, *accumulate(shelf.rows for shelf in self._shelves)]  # each shelf's first row
         self._pages: list[PageT | None] = []  # by row; None in a hole
         self._lengths: list[int] = []  # tokens in each row; 0 in a hole
@@ -136,9 +126,7 @@ class KeyValueCache(Generic[PageT]):
             rows[place] = row = self._make_room(lengths[place])
             self._pages[row], self._lengths[row] = pages[place], lengths[place]
             self._place(row)[0].reserve(lengths[place])
-        form = self._backend.prefill
-        layout = rounded_layout(lengths, True, form.multiple, self._pass_dtype) if form.multiple else None
-        return PromptPass(tuple(map(self._place, rows)), tuple(lengths), form, layout)
+        return PromptPass(tuple(map(self._place, rows)), tuple(lengths), self._backend.prefill)
 
     def step(self) -> "StepPass":
         """Make room for one more token of every page; the returned pass writes and reads it.
@@ -328,34 +316,21 @@ class PromptPass:
         targets: Each prompt's shelf, and its row there.
         lengths: Tokens of each prompt.
         form: The backend's form of attention.
-        layout: Where that wants lengths rounded up.
     """
 
     targets: tuple[tuple[Shelf, int], ...]
     lengths: tuple[int, ...]
     form: PrefillForm
-    layout: RoundedLayout | None
-
-    @property
-    def kept_dtype(self) -> None:
-        return None
 
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        self._write(layer, keys, values)
-        return segment_attention(queries, keys, values, self.lengths, True, self.form)
-
-    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
-        queries, keys, values = apart(joined, kv_heads)
-        if self.layout is None:
-            return self.attend(layer, queries, keys, values)
-        self._write(layer, keys, values)
-        return joined_segment_attention(joined, kv_heads, self.layout)
-
-    def _write(self, layer: int, keys: mx.array, values: mx.array) -> None:
         start = 0
         for (shelf, row), length in zip(self.targets, self.lengths, strict=True):
             shelf.write_prompt(layer, row, keys[start : start + length], values[start : start + length])
             start += length
+        return segment_attention(queries, keys, values, self.lengths, True, self.form)
+
+    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
+        return self.attend(layer, *apart(joined, kv_heads))
 
 
 @dataclass(frozen=True)
@@ -399,15 +374,11 @@ class StepPass:
     def rows(self) -> int:
         return self.lengths.shape[0]
 
-    @property
-    def kept_dtype(self) -> mx.Dtype:
-        return self.parts[0].shelf.dtype
-
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         shares = zip(*(mx.split(x, self._ends) for x in (queries, keys, values)), strict=True)
         return self._together(
             [part.attend(layer, *share) for part, share in zip(self.parts, shares, strict=True)]
-        ).astype(queries.dtype)
+        )
 
     def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
         if len(self.parts) == 1:

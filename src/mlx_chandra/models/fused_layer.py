@@ -16,7 +16,6 @@ import mlx.nn as nn
 from mlx_chandra.models.attention import AttentionPass
 from mlx_chandra.models.config import TextConfig
 from mlx_chandra.models.rope import Rotation, StepRotation
-from mlx_chandra.models.shelves import finite
 
 _LINEAR_LAYERS = (
     *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
@@ -42,12 +41,13 @@ def fused_layers(layers: Sequence[Any], config: TextConfig) -> list[Any]:
 
 
 class _Functions:
-    """A step before and behind attention, compiled for all layers of a model: weights are arguments.
+    """A layer before and behind attention, compiled once for all layers of a model: weights are arguments.
 
     Args:
         config: Of the text tower.
 
     Attributes:
+        before: See `_before`.
         after: See `_after`.
         is_value: bool [heads + 2 * kv_heads, 1, 1], true for the heads of values.
     """
@@ -55,20 +55,8 @@ class _Functions:
     def __init__(self, config: TextConfig) -> None:
         turned = config.num_attention_heads + config.num_key_value_heads
         self.is_value = mx.arange(turned + config.num_key_value_heads)[:, None, None] >= turned
-        self.after = mx.compile(partial(_after, config))
-        self._config = config
-        self._before: dict[mx.Dtype | None, Callable[..., mx.array]] = {}
-
-    def before(self, kept: mx.Dtype | None) -> Callable[..., mx.array]:
-        """See `_before`; for attention that wants its array `kept` in another dtype, finite."""
-        if kept not in self._before:
-
-            def before(*arguments: mx.array) -> mx.array:
-                joined = _before(self._config, *arguments)
-                return joined if kept is None else finite(joined, kept)
-
-            self._before[kept] = mx.compile(before)
-        return self._before[kept]
+        self.before: Callable[..., mx.array] = mx.compile(partial(_before, config))
+        self.after: Callable[..., mx.array] = mx.compile(partial(_after, config))
 
 
 class FusedLayer(nn.Module):
@@ -91,19 +79,17 @@ class FusedLayer(nn.Module):
         self.down = mlp.down_proj.weight.T
 
     def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
-        """x [T, hidden] -> the same behind this layer."""
-        joined = _before(self._config, x, *rotation.apart, *self._weights_before)
-        return _after(self._config, x, self._attend(attention, joined), *self._weights_after)
+        """x [T, hidden] -> the same behind this layer; kept compiled for each T."""
+        return self._run(x, *rotation.apart, attention)
 
     def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
-        """The same for one token of each of n pages, compiled."""
-        before = self._functions.before(attention.kept_dtype)
-        joined = before(x, rotation.cos, rotation.sin, *self._weights_before)
-        result: mx.array = self._functions.after(x, self._attend(attention, joined), *self._weights_after)
-        return result
+        """The same for one token of each of n pages."""
+        return self._run(x, rotation.cos, rotation.sin, attention)
 
-    def _attend(self, attention: AttentionPass, joined: mx.array) -> mx.array:
-        return attention.attend_joined(self._layer, joined, self._config.num_key_value_heads)
+    def _run(self, x: mx.array, cos: mx.array, sin: mx.array, attention: AttentionPass) -> mx.array:
+        joined = self._functions.before(x, cos, sin, *self._weights_before)
+        attended = attention.attend_joined(self._layer, joined, self._config.num_key_value_heads)
+        return self._functions.after(x, attended, *self._weights_after)
 
     @property
     def _weights_before(self) -> tuple[mx.array, ...]:
@@ -149,24 +135,8 @@ def _before(
     heads = (mx.fast.rms_norm(x, norm, eps) @ qkv).reshape(x.shape[0], -1, width)
     apart = (*heads.shape[:2], 2, width // 2)
     normed = mx.fast.rms_norm(heads, None, eps).reshape(apart)
-    swapped = normed[:, :, ::-1]
-    joined = _turned(heads.reshape(apart), normed, swapped, cos, sin, is_value, head_norms, swapped_norms)
-    return joined.reshape(heads.shape)
-
-
-@partial(mx.compile, shapeless=True)
-def _turned(
-    heads: mx.array,
-    normed: mx.array,
-    swapped: mx.array,
-    cos: mx.array,
-    sin: mx.array,
-    is_value: mx.array,
-    head_norms: mx.array,
-    swapped_norms: mx.array,
-) -> mx.array:
-    """Normalised heads scaled and rotated, those of values as they came: one launch."""
-    return mx.where(is_value, heads, normed * head_norms * cos + swapped * swapped_norms * sin)
+    turned = normed * head_norms * cos + normed[:, :, ::-1] * swapped_norms * sin  # a view swaps the halves
+    return mx.where(is_value, heads.reshape(apart), turned).reshape(heads.shape)
 
 
 def _after(
@@ -179,11 +149,6 @@ def _after(
     down: mx.array,
 ) -> mx.array:
     """x [T, hidden] with the attention's outcome [T, heads * d] and then the MLP's added."""
-    x = mx.addmm(x, attended.astype(x.dtype), output)
+    x = mx.addmm(x, attended, output)
     gate, up = mx.split(mx.fast.rms_norm(x, norm, config.rms_norm_eps) @ gate_up, 2, axis=-1)
-    return mx.addmm(x, _swiglu(gate, up), down)
-
-
-@partial(mx.compile, shapeless=True)
-def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    return gate * mx.sigmoid(gate) * up
+    return mx.addmm(x, gate * mx.sigmoid(gate) * up, down)

@@ -199,11 +199,21 @@ class Qwen3VL(nn.Module):
     def logits(self, pages: Pages) -> list[mx.array]:
         """Logits [T, vocab] at every place of every page's prompt, each page for itself; slow, for
         comparison."""
-        return [self._head(self._forward([page], SegmentPass((len(page.token_ids),)))) for page in pages]
+        lengths = [len(page.token_ids) for page in pages]
+        hidden = [
+            self._forward([page], SegmentPass((length,)))[:length]
+            for page, length in zip(pages, lengths, strict=True)
+        ]
+        return [self._head(states) for states in hidden]
 
     def _forward(self, pages: Pages, attention: AttentionPass) -> mx.array:
         token_ids = np.concatenate([page.token_ids for page in pages])
         positions = np.concatenate([self.positions(page) for page in pages], axis=1)
+        if self._backend.prefill.multiple:  # tokens in no page, so that passes have few shapes
+            added = -len(token_ids) % self._backend.prefill.multiple
+            no_image = 0 if self._config.image_token_id else 1
+            token_ids = np.pad(token_ids, (0, added), constant_values=no_image)
+            positions = np.pad(positions, ((0, 0), (0, added)))
         rotation = self._rope.rotation(positions, self.dtype)
         places = mx.array(np.flatnonzero(token_ids == self._config.image_token_id))
         images = (

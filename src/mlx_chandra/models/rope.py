@@ -6,7 +6,6 @@ shared by all layers.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -34,21 +33,23 @@ class Rotation:
 
     def __call__(self, x: mx.array) -> mx.array:
         """Rotate x [T, heads, head_dim] by pairing its two halves (transformers' apply_rotary_pos_emb)."""
-        half = x.shape[-1] // 2
-        swapped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
-        return x * self.cos[:, None, :] + swapped * self.sin[:, None, :]
+        return _turned(x, _swapped(x), self.cos[:, None, :], self.sin[:, None, :])
+
+    def compiled(self, x: mx.array) -> mx.array:
+        """The same in fewer launches, kept compiled for each shape of x."""
+        return _turned_at_once(x, _swapped(x), self.cos[:, None, :], self.sin[:, None, :])
 
 
-@partial(mx.compile, shapeless=True)
-def turn_some(x: mx.array, swapped: mx.array, cos: mx.array, sin: mx.array, turned: mx.array) -> mx.array:
-    """Rotate some heads of many, in one launch; halves stand apart, so that a view can swap them.
+def _swapped(x: mx.array) -> mx.array:
+    half = x.shape[-1] // 2
+    return mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
 
-    Args:
-        x: [T, heads, 2, d / 2]; swapped: the same with its halves swapped.
-        cos, sin: A `Rotation`'s, [T, 1, 2, d / 2].
-        turned: bool [heads, 1, 1], which heads.
-    """
-    return mx.where(turned, x * cos + swapped * sin, x)
+
+def _turned(x: mx.array, swapped: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    return x * cos + swapped * sin
+
+
+_turned_at_once = mx.compile(_turned)
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,6 @@ def shelf_tokens(lengths: Sequence[int], sizes: Sequence[int]) -> int:
     return tokens
 
 
-def finite(x: mx.array, dtype: mx.Dtype) -> mx.array:
-    """What may be stored: in float16 a page can overflow, and what isn't a number would outlive it in its row
-    and reach later pages through places that are masked there (0 * inf)."""
-    return mx.nan_to_num(x.astype(dtype)) if dtype == mx.float16 else x
-
-
 class Shelf:
     """Keys and values of a few pages in all layers.
 
@@ -76,9 +70,9 @@ class Shelf:
     """
 
     def __init__(self, config: TextConfig, rows: int, dtype: mx.Dtype) -> None:
-        self.rows, self.dtype = rows, dtype
+        self.rows = rows
         self.capacity = 0
-        self._config = config
+        self._config, self._dtype = config, dtype
         self.layers: list[mx.array] = []  # each [2 * rows * kv_heads * capacity, d]
 
     def whole(self, layer: int) -> mx.array:
@@ -93,10 +87,10 @@ class Shelf:
         more = self._shape(capacity - self.capacity)
         if not self.layers:
             layers = range(self._config.num_hidden_layers)
-            self.layers = [self._flat(mx.zeros(more, self.dtype)) for _ in layers]
+            self.layers = [self._flat(mx.zeros(more, self._dtype)) for _ in layers]
         else:
             for layer in range(len(self.layers)):
-                longer = mx.concatenate([self.whole(layer), mx.zeros(more, self.dtype)], axis=3)
+                longer = mx.concatenate([self.whole(layer), mx.zeros(more, self._dtype)], axis=3)
                 self._replace(layer, longer)
         self.capacity = capacity
 
@@ -138,8 +132,8 @@ class Shelf:
         array[places[:, heads:]] = self._finite(values)
 
     def write_joined_step(self, layer: int, places: mx.array, keys_and_values: mx.array) -> None:
-        """The same for keys and values in one array [n, 2 * kv_heads, d], finite and of this one's dtype."""
-        self.layers[layer][places] = keys_and_values
+        """The same for keys and values in one array [n, 2 * kv_heads, d]."""
+        self.layers[layer][places] = self._finite(keys_and_values)
 
     def seen(self, layer: int, rows: int, window: int) -> tuple[mx.array, mx.array]:
         """The first entries of the first rows, keys and values: each [rows, kv_heads, window, d]."""
@@ -170,4 +164,6 @@ class Shelf:
         mx.eval(self.layers[layer])
 
     def _finite(self, x: mx.array) -> mx.array:
-        return finite(x, self.dtype)
+        """What may be stored: in float16 a page can overflow, and what isn't a number would outlive it in its
+        row and reach later pages through places that are masked there (0 * inf)."""
+        return mx.nan_to_num(x) if self._dtype == mx.float16 else x

@@ -11,13 +11,13 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_chandra.models.attention import joined_segment_attention, segment_attention
+from mlx_chandra.models.attention import segment_attention
 from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import VisionConfig
 from mlx_chandra.models.inputs import Grid, Image, Images
 from mlx_chandra.models.pieces import in_pieces
-from mlx_chandra.models.rope import Rotation, turn_some, vision_rotation
-from mlx_chandra.models.rounded import RoundedLayout, rounded_layout
+from mlx_chandra.models.rope import Rotation, vision_rotation
+from mlx_chandra.models.rounded import RoundedLayout, rounded_attention, rounded_layout
 
 NORM_EPS = 1e-6
 
@@ -54,6 +54,12 @@ def _patch_places(t: int, h: int, w: int, merge: int, side: int) -> _PatchPlaces
     indices = np.stack([r * side + c for r in (low_r, high_r) for c in (low_c, high_c)], axis=-1)
     weights = np.stack([r * c for r in (1 - part_r, part_r) for c in (1 - part_c, part_c)], axis=-1)
     return _PatchPlaces(rows, columns, indices.astype(np.int32), weights.astype(np.float32))
+
+
+def _no_places(count: int) -> _PatchPlaces:
+    """For patches that are in no picture."""
+    nowhere = np.zeros(count, np.int32)
+    return _PatchPlaces(nowhere, nowhere, np.zeros((count, 4), np.int32), np.zeros((count, 4), np.float32))
 
 
 def _merge_order(x: NDArray[np.int32], merge: int) -> NDArray[np.int32]:
@@ -107,17 +113,13 @@ class VisionAttention(nn.Module):
 
     def __call__(self, x: mx.array, pictures: Pictures) -> mx.array:
         qkv = self.qkv(x).reshape(x.shape[0], 3 * self._heads, -1)  # [P, heads of q, of k, of v, d]
-        if pictures.layout is None:
-            return self.proj(self._attend(qkv, pictures))
-        apart = qkv.reshape(*qkv.shape[:2], 2, -1)
-        turned = mx.arange(3 * self._heads)[:, None, None] < 2 * self._heads
-        joined = turn_some(apart, apart[:, :, ::-1], *pictures.rotation.apart, turned).reshape(qkv.shape)
-        return self.proj(joined_segment_attention(joined, self._heads, pictures.layout))
-
-    def _attend(self, qkv: mx.array, pictures: Pictures) -> mx.array:
         # both turned at once, and side by side in memory: a strided view takes the CPU twice as long
-        q, k = mx.split(pictures.rotation(mx.contiguous(qkv[:, : 2 * self._heads])), 2, axis=1)
-        return segment_attention(q, k, qkv[:, 2 * self._heads :], pictures.lengths, False, self._form)
+        both, v = mx.contiguous(qkv[:, : 2 * self._heads]), qkv[:, 2 * self._heads :]
+        if pictures.layout is None:
+            q, k = mx.split(pictures.rotation(both), 2, axis=1)
+            return self.proj(segment_attention(q, k, v, pictures.lengths, False, self._form))
+        q, k = mx.split(pictures.rotation.compiled(both), 2, axis=1)
+        return self.proj(rounded_attention(q, k, v, pictures.layout))
 
 
 class VisionMLP(nn.Module):
@@ -177,8 +179,14 @@ class VisionTower(nn.Module):
     def __call__(self, images: Images, dtype: mx.Dtype) -> VisionFeatures:
         """Encode the pictures of any number of pages in one pass."""
         places = [self._places(image.grid) for image in images]
-        x = self.patch_embed(mx.concatenate([self._values(image).astype(dtype) for image in images]))
-        x = x + self._positions(places).astype(dtype)  # [P, hidden_size]
+        values = [self._values(image).astype(dtype) for image in images]
+        patches = sum(map(len, values))
+        if self._multiple and patches % self._multiple:
+            places.append(_no_places(-patches % self._multiple))
+            values.append(mx.zeros((-patches % self._multiple, self._config.patch_values), dtype))
+        x = self.patch_embed(mx.concatenate(values)) + self._positions(places).astype(
+            dtype
+        )  # [P, hidden_size]
         rotation = vision_rotation(
             np.concatenate([p.rows for p in places]),
             np.concatenate([p.columns for p in places]),
@@ -186,7 +194,7 @@ class VisionTower(nn.Module):
             dtype,
         )
         lengths = tuple(image.grid.h * image.grid.w for image in images for _ in range(image.grid.t))
-        layout = rounded_layout(lengths, False, self._multiple, dtype) if self._multiple else None
+        layout = rounded_layout(lengths, len(x), self._multiple, dtype) if self._multiple else None
         pictures = Pictures(lengths, rotation, layout)
         deepstack = []
         for index, block in enumerate(self.blocks):
@@ -194,7 +202,8 @@ class VisionTower(nn.Module):
             if index in self._config.deepstack_visual_indexes:
                 place = self._config.deepstack_visual_indexes.index(index)
                 deepstack.append(self.deepstack_merger_list[place](x))
-        return VisionFeatures(self.merger(x), tuple(deepstack))
+        merged = patches // self._config.spatial_merge_size**2
+        return VisionFeatures(self.merger(x)[:merged], tuple(features[:merged] for features in deepstack))
 
     def _values(self, image: Image) -> mx.array:
         """A picture's normalised numbers [P, patch_values] in float32, every frame written out."""

@@ -56,7 +56,7 @@ class Done(Protocol):
 class Memory(Protocol):
     """The part of a journal that tells whether a page is as it was."""
 
-    def known(self, page: str) -> Known | None: ...
+    def known(self, page: str, file: str) -> Known | None: ...
     def content(self, file: str, size: int, mtime_ns: int) -> str | None: ...
     def remember(self, file: str, size: int, mtime_ns: int, content: str) -> None: ...
 
@@ -69,10 +69,17 @@ class Current:
         self.contents = _Contents(journal)
 
     def __call__(self, page: Page) -> bool:
-        known = self._journal.known(page.path)
+        file = page.document.path
+        known = self._journal.known(page.path, file)
         if known is None or state_of(known.status) is PageState.ERROR:
             return True
-        now = self.contents.of(page.document.path)
+        stamp = stamp_of(file)
+        if stamp is None:
+            return True
+        if known.hashed is not None and known.hashed[:2] == (stamp.size, stamp.mtime_ns):
+            now: str | None = known.hashed[2]
+        else:
+            now = self.contents.of(file)
         return now is None or (known.as_now and now == known.content)
 
 

@@ -41,8 +41,8 @@ class Todo:
     """The pages that still have to be done. Can be asked by several threads.
 
     Documents are opened to find their pages when the first of these is asked for. A document that is in the
-    results by its own path isn't opened: it was read, or could not be. Nor is it, nor any page, where `done`
-    says otherwise of it. Of each document, `planned` is told before the first of its pages is given out.
+    results by its own path isn't opened: it was read, or could not be. A row whose page `done` finds changed
+    doesn't count. Of each document, `planned` is told before the first of its pages is given out.
     """
 
     def __init__(
@@ -87,10 +87,8 @@ class Todo:
             left = [page for page in pages if page.number is None or not self._is_done(page)]
             self.skipped += len(pages) - len(left)
             self._planned(document, pages, len(left))
-            changed = [
-                path for path in {document.path, *(page.path for page in left)} if path in self._results
-            ]
-            if changed:
+            paths = dict.fromkeys([document.path, *(page.path for page in left)])
+            if changed := [path for path in paths if path in self._results]:
                 self._begin_again(changed, pages)
             for page in left:
                 origin = self._done.origin(page, self._results.is_asked_again(page.path))
@@ -100,8 +98,7 @@ class Todo:
         return page.path in self._results and self._done.is_current(page)
 
     def _begin_again(self, changed: Sequence[str], pages: Sequence[Page]) -> None:
-        """Lets rows be replaced that aren't what this run would write, and ends those of pages that are no
-        more."""
+        """Lets rows be replaced that aren't what this run would write, and ends those of vanished pages."""
         for path in changed:
             self._results.do_again(path)
         if pages[0].number is not None and self._reading.pages == PageSelection():

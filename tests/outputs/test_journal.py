@@ -39,10 +39,10 @@ def test_a_page_is_known_to_the_next_run_with_all_that_was_said_of_it(tmp_path: 
         journal.add(pages)
     with opened(tmp_path) as journal:
         assert [journal.page(page.path) for page in pages] == pages
-        known = journal.known("/in/a.png")
+        known = journal.known("/in/a.png", "/in/a.png")
         assert known is not None
         assert (known.content, known.status, known.as_now) == ("c0", "ok", True)
-        assert journal.known("/in/c.png") is None
+        assert journal.known("/in/c.png", "/in/c.png") is None
 
 
 def test_names_that_are_not_utf8_are_kept_as_the_table_shows_them(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_page_is_as_now_when_model_and_settings_are_the_same(
     with opened(tmp_path) as journal:
         journal.add([read("/in/a.png")])
     with opened(tmp_path, now) as journal:
-        known = journal.known("/in/a.png")
+        known = journal.known("/in/a.png", "/in/a.png")
         assert known is not None
         assert known.as_now is same
         assert [path for path, _ in journal.twins("c0", 0, False)] == (["/in/a.png"] if same else [])
@@ -83,7 +83,7 @@ def test_weights_that_come_during_the_run_are_said_of_its_pages(tmp_path: Path) 
         journal.reads_with(Making("p", "hub/name", {}, "f00d"))
         journal.add([read("/in/a.png")])
     with opened(tmp_path, Making("p", "hub/name", {}, "beef")) as journal:
-        known = journal.known("/in/a.png")
+        known = journal.known("/in/a.png", "/in/a.png")
         assert known is not None
         assert not known.as_now
 
@@ -159,7 +159,7 @@ def test_a_new_table_begins_a_new_journal(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         journal.add([read("/in/a.png")])
     with opened(tmp_path, fresh=True) as journal:
-        assert journal.known("/in/a.png") is None
+        assert journal.known("/in/a.png", "/in/a.png") is None
         assert journal.set_aside is None
 
 
@@ -184,11 +184,11 @@ def test_what_is_no_journal_is_set_aside_and_a_new_one_begun(tmp_path: Path, spo
     with opened(tmp_path) as journal:
         assert journal.set_aside == f"{path}.damaged-1"
         assert Path(journal.set_aside).read_bytes() == spoiled
-        assert journal.known("/in/a.png") is None
+        assert journal.known("/in/a.png", "/in/a.png") is None
         journal.add([read("/in/a.png")])
     with opened(tmp_path) as journal:
         assert journal.set_aside is None
-        assert journal.known("/in/a.png") is not None
+        assert journal.known("/in/a.png", "/in/a.png") is not None
 
 
 def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_disk_that_knows_no_locks_gets_none(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(journal_file.sqlite3, "connect", note)
     with opened(tmp_path) as journal:
         journal.add([read("/in/a.png")])
-        assert journal.known("/in/a.png") is not None
+        assert journal.known("/in/a.png", "/in/a.png") is not None
     assert [name.partition("?")[2] for name in asked] == ["nolock=1"]
 
 
@@ -270,7 +270,7 @@ def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path) -> None:
         journal._database.execute(f"pragma max_page_count = {pages}")
         with pytest.raises(DiskFullError, match=r"r\.csv\.journal\.sqlite is full"):
             journal.add([read(f"/in/{'long' * 50}{number}.png") for number in range(500)])
-        assert journal.known("/in/a.png") is not None
+        assert journal.known("/in/a.png", "/in/a.png") is not None
 
 
 def test_many_threads_may_ask_while_it_is_written_and_closed(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_many_threads_may_ask_while_it_is_written_and_closed(tmp_path: Path) -> 
     def ask(journal: Journal) -> None:
         try:
             while True:
-                journal.known("/in/a.png")
+                journal.known("/in/a.png", "/in/a.png")
                 list(journal.twins("c0", 0, False))
         except OutputError:  # it was closed
             return

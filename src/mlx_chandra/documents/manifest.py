@@ -84,13 +84,19 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 
 def _resolve(line: str, home: str) -> str:
     """The full path that a manifest's line means; the first candidate where no such file exists."""
-    candidates = [os.path.join(home, line), os.path.abspath(line)]
-    candidates += [os.path.join(home, line.strip()), os.path.abspath(line.strip())]
-    found = next((path for path in candidates if os.path.lexists(path)), candidates[0])
+    first = os.path.join(home, line)
+    found = first if os.path.lexists(first) else _elsewhere(line, home) or first
     if os.pardir in found.split(os.sep):  # folded by the file system's rules: a link may stand before the ..
         folder, name = os.path.split(found)
         found = os.path.join(os.path.realpath(folder), name)
     return os.path.normpath(found)
+
+
+def _elsewhere(line: str, home: str) -> str | None:
+    """Where else the file of a line is: seen from the working directory, or without spaces around it."""
+    bare = line.strip()
+    candidates = (os.path.abspath(line), os.path.join(home, bare), os.path.abspath(bare))
+    return next((path for path in candidates if os.path.lexists(path)), None)
 
 
 def _common_folder(paths: Iterable[str]) -> str:

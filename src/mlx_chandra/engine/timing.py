@@ -22,7 +22,7 @@ from mlx_chandra.models.inputs import Image, Page
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 
 if TYPE_CHECKING:
-    from mlx_chandra.models.cache import PromptPass
+    from mlx_chandra.models.cache_passes import PromptPass
 
 WARM_UP, FEWEST_STEPS, MOST_STEPS = 2, 3, 64
 _NO_LIMIT = 1 << 62  # tokens: what doesn't fit is to be found out

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from mlx_chandra.outputs.journal_file import journal_path, journal_trouble, open_journal
+from mlx_chandra.outputs.journal_file import journal_error, journal_path, journal_trouble, open_journal
 from mlx_chandra.outputs.layout import Size
 from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.rows import shown_path
@@ -67,6 +67,12 @@ class JournalPage:
     copy_of: str | None = None
 
 
+KNOWN = (  # asked with a file and a page, as the table shows them: what a `Known` holds
+    "select p.content, p.status, p.reading, f.size, f.mtime_ns, f.content from pages as p "
+    "left join files as f on f.path = ? where p.path = ?"
+)
+
+
 @dataclass(frozen=True)
 class Known:
     """What the journal has of a page that stands in the table.
@@ -75,11 +81,13 @@ class Known:
         content: Of its file when it was read; None where that couldn't be.
         status: As the table says it.
         as_now: Whether it was read with the same model and settings as this run reads, or these don't matter.
+        hashed: Of its file when that was hashed last: bytes, time of change, hash; None where unknown.
     """
 
     content: str | None
     status: str
     as_now: bool
+    hashed: tuple[int, int, str] | None
 
 
 @dataclass(frozen=True)
@@ -138,16 +146,15 @@ class Journal:
             self._making, self._reading = making, 0
             self._same = same_readings(self._database, making)
 
-    def known(self, page: str) -> Known | None:
-        """What it has of this page; None for nothing."""
-        with self._mutex, journal_trouble(self.path):
-            found = self._database.execute(
-                "select content, status, reading from pages where path = ?", (shown_path(page),)
-            ).fetchone()
+    def known(self, page: str, file: str) -> Known | None:
+        """What it has of this page, which is in that file; None for nothing. One question, for very many."""
+        shown = shown_path(file)
+        found = self._one(KNOWN, (shown, shown_path(page)))
         if found is None:
             return None
-        content, status, reading = found
-        return Known(content, status, self._any_settings or reading in self._same)
+        content, status, reading, *facts = found
+        hashed = self._unsaved.get(shown) or (tuple(facts) if facts[2] is not None else None)
+        return Known(content, status, self._any_settings or reading in self._same, hashed)
 
     def others(self) -> list[Other]:
         """What the pages were read with that weren't read as this run reads, the most first."""
@@ -162,24 +169,16 @@ class Journal:
     def page(self, path: str) -> JournalPage | None:
         """All that it has of this page; None for nothing."""
         columns = ", ".join(_COLUMNS)
-        with self._mutex, journal_trouble(self.path):
-            found = self._database.execute(
-                f"select {columns} from pages where path = ?", (shown_path(path),)
-            ).fetchone()
+        found = self._one(f"select {columns} from pages where path = ?", (shown_path(path),))
         return None if found is None else _page(path, found)
 
     def content(self, file: str, size: int, mtime_ns: int) -> str | None:
         """The hash of the file's bytes, if it was hashed before and has this size and time still."""
         shown = shown_path(file)
-        with self._mutex, journal_trouble(self.path):
-            if shown in self._unsaved:
-                *stamp, content = self._unsaved[shown]
-                return content if stamp == [size, mtime_ns] else None
-            row = self._database.execute(
-                "select content from files where path = ? and size = ? and mtime_ns = ?",
-                (shown, size, mtime_ns),
-            ).fetchone()
-        return None if row is None else str(row[0])
+        found = self._unsaved.get(shown) or self._one(
+            "select size, mtime_ns, content from files where path = ?", (shown,)
+        )
+        return str(found[2]) if found is not None and tuple(found[:2]) == (size, mtime_ns) else None
 
     def remember(self, file: str, size: int, mtime_ns: int, content: str) -> None:
         """Keeps a file's hash, for as long as its size in bytes and its time of change stay.
@@ -256,6 +255,15 @@ class Journal:
                 "select path from pages where path >= ? and path < ?", (start, start[:-1] + ">")
             ).fetchall()
         return [path for (path,) in found]
+
+    def _one(self, question: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
+        """The one line that answers, or None."""
+        with self._mutex:
+            try:
+                found: tuple[Any, ...] | None = self._database.execute(question, values).fetchone()
+            except sqlite3.Error as error:
+                raise journal_error(self.path, error) from error
+            return found
 
     def _count(self, database: sqlite3.Connection, pages: Sequence[JournalPage]) -> None:
         read = [page for page in pages if page.copy_of is None]

@@ -210,13 +210,18 @@ def journal_trouble(path: str) -> Iterator[None]:
         with disk_trouble(path):
             yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
-            raise DiskFullError(
-                f"The disk that takes {shown_path(path)} is full.",
-                "What was written before is safe. Make room and run again with --resume.",
-            ) from error
-        raise OutputError(
-            f"The journal {shown_path(path)} can't be used: {error}.",
-            "The results are safe. Check the disk and the folder's rights; if the journal is damaged, move "
-            "it away and run again with --resume.",
-        ) from error
+        raise journal_error(path, error) from error
+
+
+def journal_error(path: str, error: sqlite3.Error) -> OutputError:
+    """What an error of SQLite's means for the journal at `path`."""
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+        return DiskFullError(
+            f"The disk that takes {shown_path(path)} is full.",
+            "What was written before is safe. Make room and run again with --resume.",
+        )
+    return OutputError(
+        f"The journal {shown_path(path)} can't be used: {error}.",
+        "The results are safe. Check the disk and the folder's rights; if the journal is damaged, move it "
+        "away and run again with --resume.",
+    )

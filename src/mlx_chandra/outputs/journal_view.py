@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-from mlx_chandra.outputs.journal import Known, same_readings
+from mlx_chandra.outputs.journal import KNOWN, Known, same_readings
 from mlx_chandra.outputs.journal_file import journal_path, journal_trouble, open_to_read
 from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.rows import shown_path
@@ -19,12 +19,13 @@ class JournalView:
         with journal_trouble(path):
             self._same = same_readings(database, making)
 
-    def known(self, page: str) -> Known | None:
-        found = self._one("select content, status, reading from pages where path = ?", shown_path(page))
+    def known(self, page: str, file: str) -> Known | None:
+        found = self._one(KNOWN, shown_path(file), shown_path(page))
         if found is None:
             return None
-        content, status, reading = found
-        return Known(content, status, self._any_settings or reading in self._same)
+        content, status, reading, *facts = found
+        hashed = tuple(facts) if facts[2] is not None else None
+        return Known(content, status, self._any_settings or reading in self._same, hashed)
 
     def content(self, file: str, size: int, mtime_ns: int) -> str | None:
         asked = "select content from files where path = ? and size = ? and mtime_ns = ?"

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from mlx_chandra.errors import OutputError
 from mlx_chandra.outputs.disk import cleaned, disk_trouble
@@ -23,6 +24,7 @@ _FIELD = rb'("[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
 _ROW = re.compile(_FIELD + b"," + _FIELD + b"," + _FIELD + rb"\r?\n")
 _ROW_INSIDE = re.compile(rb'\n"?/[^"\r\n]*,(?:ok|"?error:[^\r\n]*),')
 _LONGEST_TORN_ROW = 4 << 20  # bytes; far above any page's text
+_FIRST_CHUNK, _CHUNK = 1 << 16, 1 << 22  # bytes read at once; one row alone may be wanted
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -76,28 +78,52 @@ def stored_rows(path: str, start: int | None = None) -> Iterator[StoredRow]:
     Raises OutputError for a foreign file.
     """
     end = header_end(path) if start is None else start
-    lines: list[bytes] = []  # of the row that is being read
-    quotes = 0
+    size = _FIRST_CHUNK
     with disk_trouble(path), open(path, "rb") as file:
-        file.seek(end)
-        for line in file:
-            lines.append(line)
-            quotes += line.count(b'"')
-            if quotes % 2 or not line.endswith(b"\n"):
-                continue  # a line end within quotes, or the end of the file
-            raw = b"".join(lines)
-            match = _ROW.fullmatch(raw)
-            if match is None or b"\0" in raw:
-                break
-            end += len(raw)
-            yield StoredRow(_unquoted(match[1]), _unquoted(match[2]), raw, end)
-            lines, quotes = [], 0
-        raw = b"".join(lines) + file.read(_LONGEST_TORN_ROW)
-    if len(raw) >= _LONGEST_TORN_ROW or _ROW_INSIDE.search(raw):
+        while True:
+            file.seek(end)
+            chunk, place = file.read(size), 0
+            size = _CHUNK
+            while (match := _ROW.match(chunk, place)) is not None and b"\0" not in match[0]:
+                place = match.end()
+                yield _stored(match, end + place)
+            end += place
+            file.seek(end)
+            row = _next_row(file, path, end)  # which goes beyond the chunk, or is torn
+            if row is None:
+                return
+            yield row
+            end = row.end
+
+
+def _next_row(file: BinaryIO, path: str, end: int) -> StoredRow | None:
+    """The row at the file's place, `end`, read line by line; None where no whole one follows.
+
+    Raises OutputError when something else does.
+    """
+    lines: list[bytes] = []
+    quotes = 0
+    for line in file:
+        lines.append(line)
+        quotes += line.count(b'"')
+        if quotes % 2 or not line.endswith(b"\n"):
+            continue  # a line end within quotes, or the end of the file
+        raw = b"".join(lines)
+        match = _ROW.fullmatch(raw)
+        if match is None or b"\0" in raw:
+            break
+        return _stored(match, end + len(raw))
+    rest = b"".join(lines) + file.read(_LONGEST_TORN_ROW)
+    if len(rest) >= _LONGEST_TORN_ROW or _ROW_INSIDE.search(rest):
         raise OutputError(
             f"{path} is damaged: what begins at byte {end:,} is not a row, and more rows follow.",
             "It was left as it is; mend it, or choose another --output.",
         )
+    return None
+
+
+def _stored(match: re.Match[bytes], end: int) -> StoredRow:
+    return StoredRow(_unquoted(match[1]), _unquoted(match[2]), match[0], end)
 
 
 def header_end(path: str) -> int:

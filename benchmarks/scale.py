@@ -1,0 +1,239 @@
+"""A very large collection on one machine: `python -m benchmarks.scale [--pages 200000] [--output FILE]`
+
+Runs the program itself on a manifest of small PNG files, all different, with a fake engine in the model's
+place that answers every page with a text of some length. What is measured is what the program adds to a
+model: the seconds from its start to the first page in the engine, its memory, and the same when it resumes
+after three quarters of the pages.
+
+Each run is a process of its own. Memory is its largest resident set less that of the same program on ten
+pages, which is Python with the libraries it needs.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from benchmarks.machine import commit, this_machine, versions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mlx_chandra.engine.responses import GenerationResponse, GeneratorStats, PromptResponse
+    from mlx_chandra.processing.processor import PageInputs
+
+SLOTS, ANSWER = 64, 8  # pages at once, tokens of each answer
+IN_A_FOLDER = 500  # pages
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of the program.
+
+    Attributes:
+        what: Which one.
+        first_page: Seconds from the program's start to its first page in the engine; None where it read none.
+        seconds: From its start to its end.
+        pages: That the engine was given.
+        peak: Bytes of its largest resident set.
+        beyond: The same less that of a run on ten pages.
+    """
+
+    what: str
+    first_page: float | None
+    seconds: float
+    pages: int
+    peak: int
+    beyond: int
+
+
+class FakeEngine:
+    """A reader that answers each page with a text of its own, all that are in work in one step."""
+
+    box_scale = 1000
+
+    def __init__(self, length: int, last: int | None) -> None:
+        self.slots = SLOTS
+        self.first_page: float | None = None
+        self.pages = 0
+        self._length, self._last = length, last
+        self._begun: list[int] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._begun)
+
+    def prepare(self, image: "Image") -> "PageInputs":
+        return cast("PageInputs", image.size)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        lines = [f"<p>Line {number} of page {ids[0]}</p>" for number in range(self._length // 30)]
+        return "\n".join(lines)
+
+    def insert(self, prompts: Sequence[object]) -> list[int]:
+        if self.first_page is None:
+            self.first_page = time.monotonic()
+        uids = list(range(self.pages, self.pages + len(prompts)))
+        self.pages += len(prompts)
+        self._begun += uids
+        if self._last is not None and self.pages >= self._last:
+            self._last = None
+            os.kill(os.getpid(), signal.SIGINT)
+        return uids
+
+    def retry(self, page: object, number: int, seed: int) -> int:
+        raise NotImplementedError("no answer goes in circles")
+
+    def remove(self, uid: int) -> bool:
+        return False
+
+    def next(self) -> "tuple[list[PromptResponse], list[GenerationResponse]]":
+        from mlx_chandra.engine.responses import FinishReason, GenerationResponse, PromptResponse
+
+        done, self._begun = self._begun[: self.slots], self._begun[self.slots :]
+        tokens = [
+            GenerationResponse(uid, uid, FinishReason.STOP if number == ANSWER else None, number)
+            for uid in done
+            for number in range(1, ANSWER + 1)
+        ]
+        return [PromptResponse(uid, 1000) for uid in done], tokens
+
+    def stats(self) -> "GeneratorStats":
+        from mlx_chandra.engine.responses import GeneratorStats
+
+        return GeneratorStats(0, 0.0, self.pages * ANSWER, 0.0, 0, self.slots, 0, 0, 0)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def make_pages(folder: Path, count: int) -> Path:
+    """So many different PNG files, eight pixels each, in folders; and a manifest that names them."""
+    manifest = folder / "pages.txt"
+    with open(manifest, "w", encoding="utf-8") as names:
+        for number in range(count):
+            below = folder / "pages" / f"{number // IN_A_FOLDER:04}"
+            if number % IN_A_FOLDER == 0:
+                below.mkdir(parents=True, exist_ok=True)
+            path = below / f"scan-{number:07}.png"
+            path.write_bytes(_png(number))
+            names.write(f"{path}\n")
+    return manifest
+
+
+def _png(number: int) -> bytes:
+    """A grey picture of 8 by 1 pixels that are the number's bytes."""
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 1, 8, 0, 0, 0, 0))
+    pixels = _chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">Q", number), 1))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def run_program(arguments: Sequence[str], length: int, last: int | None) -> tuple[float, dict[str, float]]:
+    """Runs the program in a process of its own; returns when it was started, and what that says of itself."""
+    script = [sys.executable, "-m", "benchmarks.scale", "--run", str(length), str(last or 0), *arguments]
+    began = time.monotonic()
+    done = subprocess.run(script, capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    if done.returncode not in (0, 130) or not said:
+        raise SystemExit(f"The program ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return began, json.loads(said[-1])
+
+
+def child(length: int, last: int, arguments: Sequence[str]) -> int:
+    """The program with a fake engine; its last line says when the first page came, and the memory."""
+    from mlx_chandra.cli.main import main
+
+    engine = FakeEngine(length, last or None)
+    status = main(["ocr", *arguments], reader_factory=lambda options: engine)
+    found = {"first": engine.first_page, "end": time.monotonic(), "pages": engine.pages, "peak": _peak()}
+    print(json.dumps(found))
+    return status
+
+
+def _peak() -> int:
+    """Bytes of this process's largest resident set so far."""
+    if sys.platform == "linux":  # getrusage also counts what the process was before it became this program
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measure(count: int, length: int, folder: Path) -> list[Sample]:
+    began = time.monotonic()
+    manifest = make_pages(folder, count)
+    print(f"{count:,} pages made in {time.monotonic() - began:.1f} s", flush=True)
+    few = folder / "few.txt"
+    with open(manifest, encoding="utf-8") as names:
+        few.write_text("".join(itertools.islice(names, 10)))
+    common = ["--model", "demo", "--no-text", "--workers", "2"]
+    _, baseline = run_program(["--manifest", str(few), "-o", str(folder / "few.csv"), *common], length, None)
+    samples: list[Sample] = []
+    arguments = ["--manifest", str(manifest), "-o", str(folder / "results.csv"), *common]
+    for what, options, last in (
+        ("all, stopped after three quarters", [], count * 3 // 4),
+        ("resumed for the last quarter", ["--resume"], None),
+        ("resumed with nothing left", ["--resume"], None),
+    ):
+        started, found = run_program([*arguments, *options], length, last)
+        first = None if found["first"] is None else found["first"] - started
+        beyond = found["peak"] - baseline["peak"]
+        seconds = found["end"] - started
+        samples.append(Sample(what, first, seconds, int(found["pages"]), int(found["peak"]), int(beyond)))
+        print(_line(samples[-1]), flush=True)
+    return samples
+
+
+def _line(sample: Sample) -> str:
+    first = "none" if sample.first_page is None else f"{sample.first_page:.2f} s"
+    return (
+        f"{sample.what}: first page after {first}; {sample.pages:,} pages in {sample.seconds:.1f} s, "
+        f"memory {sample.peak / MEGABYTE:.0f} MB, {sample.beyond / MEGABYTE:.0f} MB more than for ten pages"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--run"]:
+        return child(int(given[1]), int(given[2]), given[3:])
+    parser = argparse.ArgumentParser(description="A very large collection on one machine.")
+    parser.add_argument("--pages", type=int, default=200_000)
+    parser.add_argument("--text-length", type=int, default=2000, help="characters of each page's text")
+    parser.add_argument("--folder", type=Path, help="where pages and results go for a while")
+    parser.add_argument("--output", type=Path, help="a JSON file for what was measured")
+    chosen = parser.parse_args(given)
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        samples = measure(chosen.pages, chosen.text_length, Path(folder))
+    if chosen.output:
+        content = {
+            "commit": commit(),
+            "machine": asdict(this_machine()),
+            "versions": versions(),
+            "pages": chosen.pages,
+            "text_length": chosen.text_length,
+            "slots": SLOTS,
+            "samples": [asdict(sample) for sample in samples],
+        }
+        chosen.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

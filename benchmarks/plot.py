@@ -78,7 +78,8 @@ def _engines(axis: Any, file: ResultFile) -> None:
 def _note(result: Result) -> str:
     differing = result.figures.differing if result.figures else None
     wrong = f", {differing} texts differ" if differing else ""
-    return f"{result.run.blas}, batch {result.run.order.batch}{wrong}"
+    product = "" if result.run.blas.startswith("none") else f"{result.run.blas}, "
+    return f"{product}batch {result.run.order.batch}{wrong}"
 
 
 def _batches(axis: Any, file: ResultFile) -> None:
@@ -93,6 +94,7 @@ def _batches(axis: Any, file: ResultFile) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.set_ylim(bottom=0)
+    axis.margins(y=0.1)
     axis.set_xlabel("pages decoded at once")
     axis.set_ylabel("pages per second")
     axis.set_title(f"mlx-chandra, {_title(file)}", fontsize=10)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mlx_chandra.models.attention import SegmentPass
 from mlx_chandra.models.backend import Backend, DecodeAttention, PrefillForm, current_backend
 from mlx_chandra.models.cache import KeyValueCache, shared_row_count
+from mlx_chandra.models.cache_passes import StepTable
 from mlx_chandra.models.shelves import shelf_length, window_length
 from tests.models.parts import text_config
 
@@ -358,3 +359,61 @@ def _random_tokens(seed: int, tokens: int) -> list[mx.array]:
     heads = (CONFIG.num_attention_heads, CONFIG.num_key_value_heads, CONFIG.num_key_value_heads)
     drawn: list[NDArray[np.float64]] = [source.normal(size=(tokens, n, CONFIG.head_dim)) for n in heads]
     return [mx.array(array.astype(np.float32)) for array in drawn]
+
+
+def table_of(cache: Cache) -> StepTable:
+    assert cache._table is not None
+    return cache._table
+
+
+def test_a_steps_table_is_counted_on_while_nobody_comes_or_goes() -> None:
+    cache = new_cache()
+    insert(cache, {1: 5, 2: 8})
+    step(cache)
+    first = np.array(table_of(cache).array)
+    for steps in range(1, 4):
+        step(cache)
+        assert table_of(cache).steps == steps
+        np.testing.assert_array_equal(np.array(table_of(cache).array), first + steps)
+    cache.remove(1)
+    step(cache)
+    assert table_of(cache).steps == 0
+
+
+def test_a_steps_table_is_made_anew_when_a_shelf_grows_and_before_a_hole_outgrows_it() -> None:
+    cache = new_cache()
+    insert(cache, {1: SHORTEST - 2, 2: 8, 3: 3})
+    cache.remove(2)
+    for expected in (0, 1, 0, 1):  # the third step's token is the first one behind the shelf's old end
+        step(cache)
+        assert table_of(cache).steps == expected
+    cache = new_cache()
+    insert(cache, {1: 3, 2: 2, 3: 4})
+    cache.remove(3)
+    seen = []
+    for _ in range(SHORTEST - 20):
+        step(cache)
+        seen.append(table_of(cache).steps)
+        hole = cache.lengths.index(0)
+        assert table_of(cache).array[hole, -1].item() <= SHORTEST
+    assert seen.count(0) == 2
+    assert_holds(cache, {1: SHORTEST - 17, 2: SHORTEST - 18})
+
+
+def test_keys_and_values_in_one_array_are_written_and_read_like_two() -> None:
+    for backend in BACKENDS:
+        apart, joined = new_cache(backend=backend), new_cache(backend=backend)
+        for cache in (apart, joined):
+            insert(cache, {1: 5, 2: 8, 3: 70})
+        key = mx.random.key(3)
+        q, k, v = mx.split(mx.random.normal((3, 4 + 2 + 2, 16), key=key), [4, 6], axis=1)
+        one, other = apart.step(), joined.step()
+        missing = one.rows - 3
+        q, k, v = (mx.pad(x, [(0, missing), (0, 0), (0, 0)]) for x in (q, k, v))
+        for layer in range(CONFIG.num_hidden_layers):
+            expected = one.attend(layer, q, k, v)
+            ours = other.attend_joined(layer, mx.concatenate([q, k, v], axis=1), 2)
+            assert mx.array_equal(ours[:3], expected[:3])
+            for row in range(3):
+                for mine, theirs in zip(joined.row(layer, row), apart.row(layer, row), strict=True):
+                    assert mx.array_equal(mine, theirs)

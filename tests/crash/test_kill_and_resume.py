@@ -1,5 +1,6 @@
 """Killed at any moment, a run leaves what --resume goes on with."""
 
+import contextlib
 import os
 import random
 import signal
@@ -29,8 +30,11 @@ def texts_are_whole(pages: Path) -> None:
 
 def pages_read(table: Path) -> int:
     """Pages with a text, in the table or in the file of those done again; torn ones don't count."""
-    redo = table.with_name(f".{table.name}.retry")
-    return sum(path.read_bytes().count(b'</p>"\r\n') for path in (table, redo) if path.exists())
+    count = 0
+    for path in (table, table.with_name(f".{table.name}.retry")):
+        with contextlib.suppress(FileNotFoundError):  # the run makes and takes away the second one as it goes
+            count += path.read_bytes().count(b'</p>"\r\n')
+    return count
 
 
 def wait_for_progress(running: "subprocess.Popen[str]", table: Path, before: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_chandra import feed
+from mlx_chandra.documents import pages as document_pages
 from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.feed import Todo, Total
@@ -35,7 +35,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(document.path)
         yield from (Page(document, number) for number in (1, 2, 3))
 
-    monkeypatch.setattr(feed, "pages_of", three)
+    monkeypatch.setattr(document_pages, "pages_of", three)
     return names
 
 

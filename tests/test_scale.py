@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_chandra import done, feed
+from mlx_chandra import done
 from mlx_chandra.documents import content, image_files
+from mlx_chandra.documents import pages as document_pages
 from mlx_chandra.outputs import journal_file
 from tests.cli.program import here, make_page, read
 from tests.documents.pdf_files import make_pdf
@@ -20,7 +21,7 @@ PAGES, DONE = 600, 450
 def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often files were opened, hashed and looked into for their pages."""
     found: Counter[str] = Counter()
-    opens, hashes, pages = image_files.open_regular, content.content_hash, feed.pages_of
+    opens, hashes, pages = image_files.open_regular, content.content_hash, document_pages.pages_of
 
     def open_regular(path: str) -> object:
         found["opened"] += 1
@@ -37,7 +38,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     monkeypatch.setattr(image_files, "open_regular", open_regular)
     monkeypatch.setattr(content, "open_regular", open_regular)
     monkeypatch.setattr(done, "content_hash", content_hash)
-    monkeypatch.setattr(feed, "pages_of", pages_of)
+    monkeypatch.setattr(document_pages, "pages_of", pages_of)
     return found
 
 

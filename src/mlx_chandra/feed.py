@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_chandra.documents.document import Document, Page
-from mlx_chandra.documents.pages import Reading, pages_of
+from mlx_chandra.documents.pages import Reading, pages_left
 from mlx_chandra.documents.selection import PageSelection
 from mlx_chandra.done import ByPath, Done
 from mlx_chandra.errors import MlxChandraError, PageError
@@ -79,14 +79,11 @@ class Todo:
 
     def _not_done(self, source: Iterable[Document]) -> Iterator[Page | Copied]:
         for document in source:
-            if self._is_done(Page(document)):
-                self.skipped += 1
-                self._planned(document, [Page(document)], 0)
-                continue
-            pages = list(pages_of(document, self._reading))
-            left = [page for page in pages if page.number is None or not self._is_done(page)]
+            pages, left = pages_left(document, self._reading, self._is_done)
             self.skipped += len(pages) - len(left)
             self._planned(document, pages, len(left))
+            if not left and pages[0].number is None:
+                continue  # done by its own path
             paths = dict.fromkeys([document.path, *(page.path for page in left)])
             if changed := [path for path in paths if path in self._results]:
                 self._begin_again(changed, pages)
@@ -126,8 +123,7 @@ class Total:
             for document in source:
                 if self._stopped:
                     return
-                if not self._was_done(Page(document)):
-                    count += sum(not self._was_done(page) for page in pages_of(document, reading))
+                count += len(pages_left(document, reading, self._was_done)[1])
             self.count = count
 
     def _was_done(self, page: Page) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.names import suffix_of
 from mlx_chandra.documents.opened import OpenDocuments
-from mlx_chandra.documents.pages import Reading, pages_of
+from mlx_chandra.documents.pages import Reading, pages_left
 from mlx_chandra.errors import PageError
 from mlx_chandra.outputs.states import error_status
 from mlx_chandra.speeds import Known
@@ -59,12 +59,11 @@ def foresee(
     opened = OpenDocuments(reading)
     try:
         for document in source:
-            kind = _kind(document)
-            if is_done(Page(document)):
-                yield Foreseen(document.path, kind, 1, 1, (), ())
+            pages, left = pages_left(document, reading, is_done)
+            kind, done = _kind(document), len(pages) - len(left)
+            if not left:
+                yield Foreseen(document.path, kind, done, done, (), ())
                 continue
-            pages = list(pages_of(document, reading))
-            left = [page for page in pages if page.number is None or not is_done(page)]
             shapes: list[Shape] = []
             troubles: list[Trouble] = []
             for page in left:
@@ -72,7 +71,7 @@ def foresee(
                     shapes.append(_shape(page, opened))
                 except PageError as error:
                     troubles.append(Trouble(page.path, error_status(error)))
-            yield Foreseen(document.path, kind, len(pages), len(pages) - len(left), shapes, troubles)
+            yield Foreseen(document.path, kind, len(pages), done, shapes, troubles)
     finally:
         opened.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mlx_chandra.cli.numbers import counted
 from mlx_chandra.cli.progress import duration as said_duration
 from mlx_chandra.cli.progress import printable
 from mlx_chandra.documents.document import Page
@@ -143,7 +144,7 @@ def _add(document: Foreseen, total: _Sum, guesses: "Guesses") -> tuple[int, list
 
 
 def _document_line(document: Foreseen, tokens: int, troubles: Iterable[Trouble]) -> str:
-    parts = [_count(document.pages, "page")]
+    parts = [counted(document.pages, "page")]
     if document.done:
         parts.append(f"{document.done:,} done")
     parts += [f"{tokens:,} prompt tokens"] if tokens else []
@@ -178,7 +179,7 @@ def _lines(
 
 
 def _time_line(total: _Sum, guesses: "Guesses", options: "ReaderOptions", answer: AnswerGuess) -> str:
-    found = duration(guesses.known(), options.batch_size, total.left, total.prompt_tokens, answer)
+    found = duration(guesses.known, options.batch_size, total.left, total.prompt_tokens, answer)
     if found is not None:
         seconds = f"{found.seconds:.0f} s" if found.seconds < 60 else said_duration(found.seconds)
         return f"Time: about {seconds}, at the speed of {found.origin}; loading aside"
@@ -205,10 +206,6 @@ def _print_troubles(total: _Sum) -> None:
     more = len(total.troubles) - _MOST_TROUBLES
     if more > 0:
         print(f"  and {more:,} more; --verbose lists all")
-
-
-def _count(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _round(number: float) -> str:

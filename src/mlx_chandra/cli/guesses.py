@@ -64,19 +64,16 @@ class Guesses:
             size = statistics.fmean(len(text.encode()) for text in sample)
             pages = "a page" if len(sample) == 1 else f"{len(sample):,} pages"
             return AnswerGuess(tokens, size, f"as in {pages} of these results")
-        run = self.known().run(self._options.batch_size)
+        run = self.known.run(self._options.batch_size)
         if run is not None:
             origin = f"as in a run of {run.pages:,} pages on {run.day}"
             return AnswerGuess(run.answer_tokens, run.answer_tokens * _BYTES_PER_TOKEN, origin)
         origin = "assumed, as no run with this model is remembered"
         return AnswerGuess(ASSUMED_ANSWER, ASSUMED_ANSWER * _BYTES_PER_TOKEN, origin)
 
+    @cached_property
     def known(self) -> Known:
         """The speed that is remembered."""
-        return self._known
-
-    @cached_property
-    def _known(self) -> Known:
         return recall(subject_of(self._options.model, self._options.dtype))
 
     @cached_property

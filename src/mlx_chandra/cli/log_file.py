@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from mlx_chandra import __version__
 from mlx_chandra.attempts import PageResult
+from mlx_chandra.cli.stopping import INTERRUPTED
 from mlx_chandra.cli.time_left import TimeLeft
 from mlx_chandra.errors import MlxChandraError, OutputError, UsageError
 from mlx_chandra.outputs.rows import shown_path
@@ -181,7 +182,7 @@ class LogFile:
         if isinstance(error, MlxChandraError):
             facts = {"message": error.message, "remedy": error.remedy, "exit_status": error.exit_code}
         elif isinstance(error, KeyboardInterrupt):
-            facts = {"message": "stopped by Ctrl-C", "remedy": "", "exit_status": 130}
+            facts = {"message": "stopped by Ctrl-C", "remedy": "", "exit_status": INTERRUPTED}
         else:
             facts = {"message": f"{type(error).__name__}: {error}", "remedy": "", "exit_status": 1}
         self.say("error", facts)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
 from mlx_chandra.cli import bench, config, ocr, show, status
+from mlx_chandra.cli.stopping import INTERRUPTED
 from mlx_chandra.errors import MlxChandraError
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.reader import ReaderFactory
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
-
-INTERRUPTED = 130  # what shells give a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None, reader_factory: "ReaderFactory | None" = None) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
 
 from mlx_chandra.attempts import PageResult
+from mlx_chandra.cli.numbers import counted
 from mlx_chandra.cli.time_left import TimeLeft
 from mlx_chandra.keeper import Endings
 from mlx_chandra.pipeline import Observer, Snapshot, Summary
@@ -44,18 +45,19 @@ def summary_line(summary: Summary, results_path: str) -> str:
             else f"all {summary.skipped:,} pages are in the results already."
         )
     else:
-        said = f"{_pages(summary.ok)} ok, {failures(summary.failed, summary.endings)}"
+        said = f"{counted(summary.ok, 'page')} ok, {failures(summary.failed, summary.endings)}"
         said += f" in {duration(summary.seconds)}{rate}"
         done_before = "1 was" if summary.skipped == 1 else f"{summary.skipped:,} were"
         said += f"; {done_before} done before." if summary.skipped else "."
         said += _retried(summary.endings)
     if summary.copied:
         were = "was" if summary.copied == 1 else "were"
-        said += f" {_pages(summary.copied)} {were} not read, but got the row of a file with the same content."
+        copied = counted(summary.copied, "page")
+        said += f" {copied} {were} not read, but got the row of a file with the same content."
     if summary.documents:
-        said += f" The files of {_documents(summary.documents)} were written."
+        said += f" The files of {counted(summary.documents, 'document')} were written."
     if summary.unwritten_documents:
-        said += f" Those of {_documents(summary.unwritten_documents)} could not be written."
+        said += f" Those of {counted(summary.unwritten_documents, 'document')} could not be written."
     if summary.unwritten_texts:
         said += f" {summary.unwritten_texts:,} text files could not be written."
     if summary.stopped:
@@ -100,14 +102,6 @@ def _retried(endings: Endings) -> str:
         return ""
     pages = "1 page was" if endings.retried == 1 else f"{endings.retried:,} pages were"
     return f" {pages} read more than once, {endings.mended:,} of them ok in the end."
-
-
-def _pages(count: int) -> str:
-    return "1 page" if count == 1 else f"{count:,} pages"
-
-
-def _documents(count: int) -> str:
-    return "1 document" if count == 1 else f"{count:,} documents"
 
 
 def _rate(per_second: float) -> str:

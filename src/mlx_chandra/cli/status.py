@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlx_chandra.cli.numbers import at_least
+from mlx_chandra.cli.numbers import at_least, counted
 
 if TYPE_CHECKING:
     from mlx_chandra.outputs.statistics import Statistics, Work
@@ -68,7 +68,7 @@ def _record(found: "Statistics") -> dict[str, object]:
 
 
 def _lines(found: "Statistics", all_failed: bool) -> list[str]:
-    said = f"{found.path}: {_count(found.pages, 'page')}"
+    said = f"{found.path}: {counted(found.pages, 'page')}"
     lines = [said + (f"; a run (process {found.running}) is going on" if found.running else "")]
     widest = max(map(len, found.states), default=0)
     # the most first; those of one number by their names
@@ -86,7 +86,7 @@ def _lines(found: "Statistics", all_failed: bool) -> list[str]:
         lines += ["", "Slowest pages:"]
         for slow in found.slowest:
             again = f" in {slow.attempts} attempts" if slow.attempts > 1 else ""
-            tokens = f"{_count(slow.generated_tokens, 'token')}{again}"
+            tokens = f"{counted(slow.generated_tokens, 'token')}{again}"
             lines.append(f"  {slow.seconds:8,.1f} s  {names[slow.path]}  {slow.status}, {tokens}")
     return lines + _failed(found, names, all_failed)
 
@@ -102,7 +102,7 @@ def _work(title: str, work: "Work") -> list[str]:
 
     copies = f", {work.copies:,} copied without reading" if work.copies else ""
     return [
-        f"{title}: {_count(work.pages, 'page')} in {duration(work.seconds)}, {work.failed:,} failed{copies}",
+        f"{title}: {counted(work.pages, 'page')} in {duration(work.seconds)}, {work.failed:,} failed{copies}",
         f"  {work.pages_per_second:.2f} pages/s, {work.tokens_per_second:,.0f} tokens/s; "
         f"{work.prompt_tokens:,} prompt and {work.generated_tokens:,} generated tokens; "
         f"{', '.join(work.models)}",
@@ -125,7 +125,3 @@ def _short(paths: Sequence[str]) -> dict[str, str]:
     folders = {os.path.dirname(path) for path in paths}
     common = os.path.commonpath(folders) if folders and all(map(os.path.isabs, folders)) else ""
     return {path: os.path.relpath(path, common) if common else path for path in paths}
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -5,7 +5,7 @@ whatever its name says. A file with the ending of a picture is one page without 
 pictures costs nothing here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -55,6 +55,20 @@ def pages_of(document: Document, reading: Reading) -> Iterator[Page]:
     if nothing:
         has = "1 page" if count == 1 else f"{count:,} pages"
         yield Page(document, error=PageError("no-pages", f"it has {has}, none of those that were asked for"))
+
+
+def pages_left(
+    document: Document, reading: Reading, is_done: Callable[[Page], bool]
+) -> tuple[list[Page], list[Page]]:
+    """The pages of a document that are to be read, and those of them that aren't done.
+
+    A document that is done by its own path isn't opened, and is one page: it was read, or could not be.
+    """
+    whole = Page(document)
+    if is_done(whole):
+        return [whole], []
+    pages = list(pages_of(document, reading))
+    return pages, [page for page in pages if page.number is None or not is_done(page)]
 
 
 def _count(path: str, reading: Reading) -> int | None:

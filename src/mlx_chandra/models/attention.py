@@ -16,7 +16,14 @@ import mlx.core as mx
 from mlx_chandra.models.backend import DecodeAttention, PrefillForm
 from mlx_chandra.models.pieces import compute
 from mlx_chandra.models.powers import LOG2_E, power_of_two
-from mlx_chandra.models.rounded import rounded_attention, rounded_causal_attention, rounded_layout
+from mlx_chandra.models.rounded import (
+    as_batch,
+    as_list,
+    rounded_attention,
+    rounded_causal_attention,
+    rounded_layout,
+    together,
+)
 
 LEAST_EXPONENT = 100.0  # 2**-100 is as good as nothing beside the largest weight, which is about 1
 MLX_ATTENTION = PrefillForm()
@@ -86,18 +93,16 @@ def segment_attention(
     for length, run in groupby(lengths):
         count = len(list(run))
         stop = start + count * length
-        q, k, v = (_as_batch(x[start:stop], count, width) for x in (queries, keys, values))
+        q, k, v = (_widened(as_batch(x[start:stop], count), width) for x in (queries, keys, values))
         if form.scores:
             out = _written_out_attention(q, k, v, scale, causal, form.scores)
         else:
             out = mx.fast.scaled_dot_product_attention(
                 q, k, v, scale=scale, mask="causal" if causal else None
             )
-        outputs.append(_as_list(out)[:, :, : queries.shape[-1]].reshape(stop - start, -1))
+        outputs.append(as_list(out)[:, :, : queries.shape[-1]])
         start = stop
-    if start < len(queries):
-        outputs.append(mx.zeros((len(queries) - start, outputs[0].shape[1]), queries.dtype))
-    return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
+    return together(outputs, len(queries)).reshape(len(queries), -1)
 
 
 def _written_out_attention(
@@ -151,17 +156,10 @@ def _padded_width(width: int, fused: tuple[int, ...]) -> int:
     return min((size for size in fused if size >= width), default=width)
 
 
-def _as_batch(x: mx.array, count: int, width: int) -> mx.array:
-    """[count * length, heads, d] -> [count, heads, length, width], zeros behind d."""
-    x = x.reshape(count, -1, *x.shape[1:]).swapaxes(1, 2)
-    if width > x.shape[-1]:
-        x = mx.pad(x, [(0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])])
-    return x
-
-
-def _as_list(x: mx.array) -> mx.array:
-    """[count, heads, length, d] -> [count * length, heads, d]."""
-    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
+def _widened(x: mx.array, width: int) -> mx.array:
+    """[count, heads, length, d] with zeros behind d up to `width`."""
+    added = width - x.shape[-1]
+    return mx.pad(x, [(0, 0), (0, 0), (0, 0), (0, added)]) if added else x
 
 
 @dataclass(frozen=True)

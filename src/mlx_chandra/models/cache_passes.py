@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from mlx_chandra.models.attention import DecodeView, apart, decode_attention, segment_attention
 from mlx_chandra.models.backend import PrefillForm
+from mlx_chandra.models.rounded import together
 from mlx_chandra.models.shelves import Shelf
 
 _MOST_COUNTED = 200  # steps; a hole is as long as that then, and no shelf is shorter
@@ -111,27 +112,16 @@ class StepPass:
         return self.lengths.shape[0]
 
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        shares = zip(*(mx.split(x, self._ends) for x in (queries, keys, values)), strict=True)
-        return self._together(
-            [part.attend(layer, *share) for part, share in zip(self.parts, shares, strict=True)]
-        )
+        shares = zip(self.parts, *map(self._shares, (queries, keys, values)), strict=True)
+        return together([part.attend(layer, q, k, v) for part, q, k, v in shares], self.rows)
 
     def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
+        shares = zip(self.parts, self._shares(joined), strict=True)
+        return together([part.attend_joined(layer, share, kv_heads) for part, share in shares], self.rows)
+
+    def _shares(self, x: mx.array) -> list[mx.array]:
+        """What of x [n, ...] each part gets."""
         if len(self.parts) == 1:
-            return self.parts[0].attend_joined(layer, joined, kv_heads)
-        shares = mx.split(joined, self._ends)
-        return self._together(
-            [
-                part.attend_joined(layer, share, kv_heads)
-                for part, share in zip(self.parts, shares, strict=True)
-            ]
-        )
-
-    @staticmethod
-    def _together(outputs: list[mx.array]) -> mx.array:
-        return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
-
-    @property
-    def _ends(self) -> list[int]:
-        """Where each part but the last ends among the rows."""
-        return list(accumulate(part.rows for part in self.parts))[:-1]
+            return [x]
+        ends = list(accumulate(part.rows for part in self.parts))
+        return list(mx.split(x, ends[:-1]))

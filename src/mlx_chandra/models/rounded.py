@@ -28,18 +28,16 @@ def rounded_causal_attention(
     Returns:
         [T, heads * d]; anything behind the last segment.
     """
-    scale, tokens = queries.shape[-1] ** -0.5, len(queries)
+    scale = queries.shape[-1] ** -0.5
     outputs = []
     start = 0
     for length in lengths:
         size = -(-length // multiple) * multiple
-        batch = (_as_batch(_from(x, start, size), 1) for x in (queries, keys, values))
+        batch = (as_batch(_from(x, start, size), 1) for x in (queries, keys, values))
         out = mx.fast.scaled_dot_product_attention(*batch, scale=scale, mask="causal")
-        outputs.append(_as_list(out)[:length])
+        outputs.append(as_list(out)[:length])
         start += length
-    if start < tokens:
-        outputs.append(mx.zeros((tokens - start, outputs[0].shape[1]), queries.dtype))
-    return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
+    return together(outputs, len(queries)).reshape(len(queries), -1)
 
 
 def _from(x: mx.array, start: int, size: int) -> mx.array:
@@ -49,14 +47,22 @@ def _from(x: mx.array, start: int, size: int) -> mx.array:
     return mx.pad(here, [(0, missing), (0, 0), (0, 0)]) if missing else here
 
 
-def _as_batch(x: mx.array, count: int) -> mx.array:
+def as_batch(x: mx.array, count: int) -> mx.array:
     """[count * length, heads, d] -> [count, heads, length, d]"""
     return x.reshape(count, -1, *x.shape[1:]).swapaxes(1, 2)
 
 
-def _as_list(x: mx.array) -> mx.array:
-    """[count, heads, length, d] -> [count * length, heads * d]"""
-    return x.swapaxes(1, 2).reshape(x.shape[0] * x.shape[2], -1)
+def as_list(x: mx.array) -> mx.array:
+    """[count, heads, length, d] -> [count * length, heads, d]"""
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
+
+
+def together(outputs: list[mx.array], tokens: int) -> mx.array:
+    """Outputs one behind the other, and zeros behind them up to so many tokens."""
+    missing = tokens - sum(map(len, outputs))
+    if missing:
+        outputs = [*outputs, mx.zeros((missing, *outputs[0].shape[1:]), outputs[0].dtype)]
+    return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def rounded_attention(queries: mx.array, keys: mx.array, values: mx.array, layou
     start = 0
     for length, count in layout.groups:
         here = slice(start, start + length * count)
-        batch = (_as_batch(x[here], count) for x in (q, k, v))
-        outputs.append(_as_list(mx.fast.scaled_dot_product_attention(*batch, scale=scale)))
+        batch = (as_batch(x[here], count) for x in (q, k, v))
+        outputs.append(as_list(mx.fast.scaled_dot_product_attention(*batch, scale=scale)))
         start = here.stop
-    return layout.gathered(outputs[0] if len(outputs) == 1 else mx.concatenate(outputs))
+    return layout.gathered(together(outputs, start).reshape(start, -1))

@@ -181,12 +181,12 @@ class VisionTower(nn.Module):
         places = [self._places(image.grid) for image in images]
         values = [self._values(image).astype(dtype) for image in images]
         patches = sum(map(len, values))
-        if self._multiple and patches % self._multiple:
-            places.append(_no_places(-patches % self._multiple))
-            values.append(mx.zeros((-patches % self._multiple, self._config.patch_values), dtype))
-        x = self.patch_embed(mx.concatenate(values)) + self._positions(places).astype(
-            dtype
-        )  # [P, hidden_size]
+        added = -patches % self._multiple if self._multiple else 0
+        if added:
+            places.append(_no_places(added))
+            values.append(mx.zeros((added, self._config.patch_values), dtype))
+        x = self.patch_embed(mx.concatenate(values))  # [P, hidden_size]
+        x = x + self._positions(places).astype(dtype)
         rotation = vision_rotation(
             np.concatenate([p.rows for p in places]),
             np.concatenate([p.columns for p in places]),

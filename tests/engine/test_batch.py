@@ -1,6 +1,7 @@
 """load, group_images_by_shape and batch_generate: the calls people already have."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 import mlx_chandra
 from mlx_chandra.engine.batch import batch_generate, group_images_by_shape, load
+from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.responses import FinishReason
 from mlx_chandra.engine.sampler import Sampling
 from mlx_chandra.errors import ModelNotFoundError, PageError
@@ -99,6 +101,30 @@ def test_a_page_that_can_not_be_read_has_its_own_error_and_the_rest_is_done(
     assert read.generation_tokens == 4
     assert response.texts[0] == response.texts[2] == ""
     assert response.image_sizes == [(0, 0), (64, 96), (0, 0)]
+
+
+def test_the_engine_begins_with_the_first_page_while_others_are_still_prepared(
+    model: Qwen3VL, processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+    prepare, go_on = Processor.prepare, BatchGenerator.next
+    waited: list[bool] = []
+
+    def prepared(here: Processor, image: Image.Image, *arguments: object) -> object:
+        if image.height == 64:  # not the first one
+            waited.append(begun.wait(5.0))
+        return prepare(here, image, *arguments)  # type: ignore[arg-type]
+
+    def gone_on(generator: BatchGenerator) -> object:
+        begun.set()
+        return go_on(generator)
+
+    monkeypatch.setattr(Processor, "prepare", prepared)
+    monkeypatch.setattr(BatchGenerator, "next", gone_on)
+    pages = [picture(0, 32, 160), *(picture(seed) for seed in range(1, 4))]
+    response = batch_generate(model, processor, pages, PROMPT, 3, completion_batch_size=4)
+    assert waited == [True] * 3
+    assert [page.generation_tokens for page in response.pages] == [3] * 4
 
 
 def test_max_size_makes_large_pages_cheaper(model: Qwen3VL, processor: Processor) -> None:

@@ -5,7 +5,7 @@ its token counts, and the error of a page that could not be read (the others go 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,34 +228,38 @@ class _Run:
         self.sizes: list[Shape] = [(0, 0)] * pages
 
     def read(self, jobs: list[_Job], max_size: int | None) -> None:
-        """Run all jobs, prepared on threads while the device works."""
+        """Run all jobs, prepared on threads while the device works; it waits for a page only when it has
+        none."""
         generator = self._generator
         prepared = run_ahead(lambda job: self._prepare(job, max_size), jobs, _WORKERS, 2 * _WORKERS)
         pages = zip(jobs, prepared, strict=True)
-        more = True
-        while more or generator.has_work:
-            while more and generator.waiting + generator.cache.active < 2 * generator.slots:
-                more = self._insert_next(pages)
+        coming = next(pages, None)
+        while coming is not None or generator.has_work:
+            while coming is not None and self._wants(coming[1]):
+                self._insert(*coming)
+                coming = next(pages, None)
             self._go_on()
+
+    def _wants(self, page: Future[PageInputs]) -> bool:
+        """Whether the generator takes this page now, be it that there is nothing to do but wait for it."""
+        generator = self._generator
+        has_room = generator.waiting + generator.cache.active < 2 * generator.slots
+        return has_room and (page.done() or not generator.has_work)
 
     def _prepare(self, job: _Job, max_size: int | None) -> PageInputs:
         image = open_page(job.image) if isinstance(job.image, str | os.PathLike) else job.image
         return self._processor.prepare(image, job.prompt, max_size)
 
-    def _insert_next(self, pages: Iterator[tuple[_Job, Future[PageInputs]]]) -> bool:
-        """Give the generator one more page; False if there is none."""
-        job, future = next(pages, (None, None))
-        if job is None or future is None:
-            return False
+    def _insert(self, job: _Job, page: Future[PageInputs]) -> None:
+        """Give the generator a page, or remember why there is none."""
         try:
-            inputs = future.result()
+            inputs = page.result()
         except MlxChandraError as error:
             self._errors[job.index] = error
-            return True
+            return
         self.sizes[job.index] = inputs.image_size
         (uid,) = self._generator.insert([inputs], job.max_tokens, job.sampling)
         self._places[uid] = job.index
-        return True
 
     def _go_on(self) -> None:
         prompts, tokens = self._generator.next()

@@ -173,6 +173,23 @@ def made_tensors(size: Dimensions, dtype: mx.Dtype, naming: Naming) -> Iterator[
         yield _named(name, naming), tensor
 
 
+@dataclass(frozen=True)
+class NeverStops:
+    """Stands for a processor whose answers know no end."""
+
+    stop_token_ids: frozenset[int] = frozenset()
+
+
+def made_model(size: Dimensions, dtype: str) -> Qwen3VL:
+    """Our model with these weights, ready to run; `dtype` is float32 or bfloat16."""
+    model = Qwen3VL(made_config(size), current_backend())
+    chosen = {"float32": mx.float32, "bfloat16": mx.bfloat16}[dtype]
+    model.load_weights(list(made_tensors(size, chosen, Naming.OURS)))
+    model.fuse()
+    model.eval()
+    return model
+
+
 def _draw(name: str, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
     if "norm" in name and name.endswith("weight"):
         return mx.ones(shape, dtype)

@@ -2,28 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
 from benchmarks.engines.base import Answer, Outcome, Setup
-from benchmarks.made_model import Dimensions, Naming, made_config, made_tensors
+from benchmarks.made_model import NeverStops, made_model
 from benchmarks.phases import Phase, PhaseClock
 from benchmarks.workloads import MadePage
 from mlx_chandra.engine.batch import batch_generate, load
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.responses import GeneratorStats
-from mlx_chandra.models.backend import current_backend
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import Processor
-
-
-@dataclass(frozen=True)
-class NeverStops:
-    """Stands for a processor whose answers know no end."""
-
-    stop_token_ids: frozenset[int] = frozenset()
 
 
 class Ours:
@@ -33,7 +25,7 @@ class Ours:
         if isinstance(setup.source, Path):
             self._model, self._processor = load(setup.source, setup.dtype)
         else:
-            self._model = _made(setup.source, setup.dtype)
+            self._model = made_model(setup.source, setup.dtype)
         mx.clear_cache()
         mx.reset_peak_memory()
 
@@ -81,15 +73,6 @@ class Ours:
 
     def peak_device_bytes(self) -> int:
         return mx.get_peak_memory()
-
-
-def _made(size: Dimensions, dtype: str) -> Qwen3VL:
-    model = Qwen3VL(made_config(size), current_backend())
-    chosen = {"float32": mx.float32, "bfloat16": mx.bfloat16}[dtype]
-    model.load_weights(list(made_tensors(size, chosen, Naming.OURS)))
-    model.fuse()
-    model.eval()
-    return model
 
 
 def _arrays(value: object) -> list[mx.array]:

@@ -63,7 +63,7 @@ def test_compiled_steps_over_several_shelves_give_the_tokens_that_pages_have_alo
 ) -> None:
     backend = replace(
         current_backend(),
-        decode_attention=DecodeAttention.GROUPED,
+        decode_attention=DecodeAttention.PRODUCTS,
         decode_ahead=True,
         shelf_rows=(shelf_rows,),
         shared_shapes=True,
@@ -267,7 +267,7 @@ def test_a_page_in_circles_is_stopped_unless_that_is_turned_off(
 def test_a_page_whose_numbers_overflow_ends_in_an_error_and_harms_no_other_before_or_after_it(
     checkpoint: Path, pages: list[PageInputs], texts_alone: list[list[int]], decode_ahead: bool
 ) -> None:
-    backend = replace(current_backend(), decode_attention=DecodeAttention.GROUPED, decode_ahead=decode_ahead)
+    backend = replace(current_backend(), decode_attention=DecodeAttention.PRODUCTS, decode_ahead=decode_ahead)
     model = load_model(checkpoint, dtype=mx.float16, backend=backend)
     expected = [alone(model, page, 12) for page in pages[:4]]
     broken = replace(pages[1], image=replace(pages[1].image, shift=np.full(3, np.inf, np.float32)))

@@ -51,8 +51,10 @@ def cache_array(seed: int, heads: Heads, lengths: tuple[int, ...]) -> mx.array:
     return mx.array(array)
 
 
-def view_of(lengths: tuple[int, ...], window: int, form: DecodeAttention, dtype: mx.Dtype) -> DecodeView:
-    return decode_view(lengths, mx.array(lengths), window, form, dtype)
+def view_of(
+    lengths: tuple[int, ...], window: int, form: DecodeAttention, dtype: mx.Dtype, heads: Heads = HEADS[0]
+) -> DecodeView:
+    return decode_view(lengths, mx.array(lengths), window, form, dtype, (heads.queries, heads.shared))
 
 
 def attended(queries: mx.array, keys: mx.array, values: mx.array, view: DecodeView) -> mx.array:
@@ -69,7 +71,7 @@ def test_every_form_of_decode_attention_means_the_same_and_reads_no_unused_place
 ) -> None:
     queries = normal(1, len(lengths), heads.queries, heads.size)
     keys, values = cache_array(100, heads, lengths), cache_array(200, heads, lengths)
-    view = view_of(lengths, 256, form, mx.float32)
+    view = view_of(lengths, 256, form, mx.float32, heads)
     ours = attended(queries, keys, values, view)
     assert ours.shape == (len(lengths), heads.queries * heads.size)
     assert_close(ours, reference_decode(queries, keys, values, lengths), mx.float32)
@@ -84,7 +86,7 @@ def test_every_form_means_the_same_in_16_bits_within_their_rounding(
     queries = normal(1, len(lengths), heads.queries, heads.size).astype(dtype)
     keys = cache_array(100, heads, lengths).astype(dtype)
     values = cache_array(200, heads, lengths).astype(dtype)
-    view = view_of(lengths, 256, form, dtype)
+    view = view_of(lengths, 256, form, dtype, heads)
     ours = attended(queries, keys, values, view)
     assert ours.dtype == dtype
     assert_close(ours, reference_decode(queries, keys, values, lengths), dtype)
@@ -94,7 +96,7 @@ def test_every_form_means_the_same_in_16_bits_within_their_rounding(
 def test_a_page_with_one_token_gets_exactly_that_tokens_values(form: DecodeAttention) -> None:
     heads, lengths = Heads(4, 2, 16), (1, 30)
     keys, values = cache_array(100, heads, lengths), cache_array(200, heads, lengths)
-    view = view_of(lengths, 64, form, mx.float32)
+    view = view_of(lengths, 64, form, mx.float32, heads)
     ours = attended(normal(1, 2, 4, 16), keys, values, view)
     expected = mx.repeat(values[0, :, 0], 2, axis=0).reshape(-1)  # both query heads of a shared one
     assert_close(ours[0], expected, mx.float32)
@@ -107,15 +109,15 @@ def test_a_mask_says_what_each_page_sees_where_that_is_not_everything() -> None:
     assert written_out.mask is not None
     assert (written_out.mask == 0).sum().item() == 8
     masked = view_of((3,), 64, DecodeAttention.MASKED, mx.float32).mask
-    added = view_of((3,), 64, DecodeAttention.GROUPED, mx.float16).mask
+    added = view_of((3,), 64, DecodeAttention.PRODUCTS, mx.float16).mask
     assert masked is not None
     assert masked.shape == (1, 1, 1, 64)
     assert masked.dtype == mx.bool_
     assert masked.sum().item() == 3
     assert added is not None
-    assert added.shape == (1, 1, 1, 64)
+    assert added.shape == (1, 4, 1, 64)  # for each key/value head
     assert added.dtype == mx.float16
-    assert (added == 0).sum().item() == 3
+    assert (added == 0).sum().item() == 4 * 3
 
 
 FORMS = (

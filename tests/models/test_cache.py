@@ -20,11 +20,11 @@ SHORTEST = shelf_length(1)
 CPU = replace(
     current_backend(), decode_attention=DecodeAttention.WRITTEN_OUT, prefill=PrefillForm(), shelf_rows=(4,)
 )
-PROMPTS = (PrefillForm(), PrefillForm((24,)), PrefillForm(scores=300))
+PROMPTS = (PrefillForm((24,)), PrefillForm(scores=300), PrefillForm(multiple=16))
 BACKENDS = [
     replace(CPU, decode_attention=form, prefill=form_of_prompts, shelf_rows=(rows,), shared_shapes=shared)
     for form, form_of_prompts, rows, shared in zip(
-        DecodeAttention, PROMPTS, (1, 2, 4), (True, True, False), strict=True
+        DecodeAttention, PROMPTS, (1, 4, 2), (True, False, True), strict=True
     )
 ]
 
@@ -312,12 +312,12 @@ def test_chandra_1_takes_147456_bytes_a_token_in_16_bits() -> None:
     assert KeyValueCache.bytes_per_token(chandra, mx.bfloat16) == 147_456
 
 
-def test_shelves_and_windows_cover_the_longest_page_and_come_in_few_sizes() -> None:
-    for length in (shelf_length, window_length):
-        sizes = [length(tokens) for tokens in range(1, 16_385)]
-        assert all(tokens <= size < max(1.26 * tokens, tokens + 256) for tokens, size in enumerate(sizes, 1))
-        assert sizes == sorted(sizes)
-        assert len(set(sizes)) <= 32
+def test_shelves_and_windows_cover_the_longest_page_and_shelves_come_in_few_sizes() -> None:
+    sizes = [shelf_length(tokens) for tokens in range(1, 16_385)]
+    assert all(tokens <= size < max(1.26 * tokens, tokens + 256) for tokens, size in enumerate(sizes, 1))
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) <= 32
+    assert all(tokens <= window_length(tokens) < tokens + 64 for tokens in range(1, 16_385))
     assert all(window_length(tokens) <= shelf_length(tokens) for tokens in range(1, 16_385))
 
 
@@ -412,8 +412,28 @@ def test_keys_and_values_in_one_array_are_written_and_read_like_two() -> None:
         q, k, v = (mx.pad(x, [(0, missing), (0, 0), (0, 0)]) for x in (q, k, v))
         for layer in range(CONFIG.num_hidden_layers):
             expected = one.attend(layer, q, k, v)
-            ours = other.attend_joined(layer, mx.concatenate([q, k, v], axis=1), 2)
+            ours = other.attend_joined(layer, q, mx.stack([k, v], axis=2))
             assert mx.array_equal(ours[:3], expected[:3])
             for row in range(3):
                 for mine, theirs in zip(joined.row(layer, row), apart.row(layer, row), strict=True):
                     assert mx.array_equal(mine, theirs)
+
+
+def test_keys_and_values_of_a_bfloat16_model_are_kept_in_float16_where_the_backend_wants_it() -> None:
+    backend = replace(BACKENDS[-1], float16_cache=True)
+    assert backend.cache_dtype(mx.float32) == mx.float32
+    cache: Cache = KeyValueCache(CONFIG, 4, 600, mx.bfloat16, backend)
+    q, k, v = mx.split(mx.random.normal((3, 4 + 2 + 2, 16), key=mx.random.key(3)), [4, 6], axis=1)
+    q, k, v = (x.astype(mx.bfloat16) for x in (q, k, v))
+    attention = cache.insert([1], [3])
+    for layer in range(CONFIG.num_hidden_layers):
+        prompt = attention.attend(layer, q, k, v)
+    step = cache.step()
+    huge = mx.full((1, 2, 16), 1e6, mx.bfloat16)  # more than float16 can hold
+    attended = step.attend(0, q[:1], k[:1], huge)
+    keys, values = cache.row(0, 0)
+    assert (prompt.dtype, attended.dtype) == (mx.bfloat16, mx.bfloat16)
+    assert (keys.dtype, values.dtype) == (mx.float16, mx.float16)
+    assert mx.array_equal(keys[:, :3], k.astype(mx.float16).swapaxes(0, 1))
+    assert (values[:, 3] == 65504).all()
+    assert mx.isfinite(attended).all()

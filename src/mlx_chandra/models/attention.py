@@ -36,8 +36,9 @@ class AttentionPass(Protocol):
         """queries [T, heads, d], keys and values [T, kv_heads, d] -> [T, heads * d]."""
         ...
 
-    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
-        """The same for queries, keys and values in one array [T, heads + 2 * kv_heads, d]: less to launch."""
+    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
+        """The same for keys and values in one array [T, kv_heads, 2, d]: less to launch. Queries may come by
+        key/value head: [T, kv_heads, heads / kv_heads, d]."""
         ...
 
 
@@ -51,14 +52,8 @@ class SegmentPass:
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         return segment_attention(queries, keys, values, self.lengths, True, self.form)
 
-    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
-        return self.attend(layer, *apart(joined, kv_heads))
-
-
-def apart(joined: mx.array, kv_heads: int) -> tuple[mx.array, mx.array, mx.array]:
-    """Queries, keys and values of one array [T, heads + 2 * kv_heads, d]."""
-    queries = joined.shape[1] - 2 * kv_heads
-    return joined[:, :queries], joined[:, queries:-kv_heads], joined[:, -kv_heads:]
+    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
+        return self.attend(layer, queries, joined[:, :, 0], joined[:, :, 1])
 
 
 def segment_attention(
@@ -180,9 +175,14 @@ class DecodeView:
 
 
 def decode_view(
-    lengths: Sequence[int], on_device: mx.array, window: int, form: DecodeAttention, dtype: mx.Dtype
+    lengths: Sequence[int],
+    on_device: mx.array,
+    window: int,
+    form: DecodeAttention,
+    dtype: mx.Dtype,
+    heads: tuple[int, int],
 ) -> DecodeView:
-    """`lengths` are given twice, on the host and `on_device` [n]."""
+    """`lengths` are given twice, on the host and `on_device` [n]. `heads`: of queries, and of keys."""
     if form is DecodeAttention.WRITTEN_OUT:
         window = max(lengths)  # nothing there is made for one size of window
         if min(lengths) == window:
@@ -190,7 +190,13 @@ def decode_view(
     seen = mx.arange(window)[None, :] < on_device[:, None]  # [n, window]
     if form is not DecodeAttention.MASKED:
         seen = mx.where(seen, 0.0, -mx.inf).astype(dtype)
-    return DecodeView(tuple(lengths), window, seen[:, None, None, :], form)
+    mask = seen[:, None, None, :]
+    if form is DecodeAttention.PRODUCTS:
+        # a row in memory for each head's product, so that all products stand at even distances
+        count, (queries, shared) = len(lengths), heads
+        mask = mx.contiguous(mx.broadcast_to(mask, (count, shared, 1, window)))
+        mask = mx.broadcast_to(mask, (count, shared, queries // shared, window))
+    return DecodeView(tuple(lengths), window, mask, form)
 
 
 def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: DecodeView) -> mx.array:
@@ -208,9 +214,13 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
     if view.form is DecodeAttention.MASKED:
         q = queries.reshape(n, -1, 1, width)
     else:  # the queries that share a key/value head side by side, as if they were a short sequence
-        q = queries.reshape(n, kv_heads, -1, width)
+        q = queries if queries.ndim == 4 else queries.reshape(n, kv_heads, -1, width)  # each view costs time
     if view.form is DecodeAttention.WRITTEN_OUT:
         out = _softmax_of_rows(q * (scale * LOG2_E), keys, values, view.mask)
+    elif view.form is DecodeAttention.PRODUCTS:
+        assert view.mask is not None, "decode_view makes one"
+        scores = mx.addmm(view.mask, q, keys.swapaxes(-1, -2), alpha=scale)
+        out = mx.softmax(scores, axis=-1, precise=True) @ values
     else:
         out = mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale, mask=view.mask)
     return out.reshape(n, -1)

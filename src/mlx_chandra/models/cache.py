@@ -47,6 +47,7 @@ class KeyValueCache(Generic[PageT]):
         self, config: TextConfig, slots: int, max_length: int, dtype: mx.Dtype, backend: Backend
     ) -> None:
         self.slots, self.max_length = slots, max_length
+        dtype = backend.cache_dtype(dtype)
         self._config, self._dtype, self._backend = config, dtype, backend
         self._shelves = [Shelf(config, rows, dtype) for rows in shelf_sizes(slots, backend.shelf_rows)]
         self._firsts = [0, *accumulate(shelf.rows for shelf in self._shelves)]  # each shelf's first row
@@ -210,7 +211,7 @@ class KeyValueCache(Generic[PageT]):
         self._lengths.append(0)
         for shelf in range(self._number(hole) - 1, -1, -1):
             shortest = min(self._rows_on(shelf), key=self._lengths.__getitem__)
-            if window_length(self._lengths[shortest]) >= window_length(length):
+            if shelf_length(self._lengths[shortest]) >= shelf_length(length):
                 break
             self._move(shortest, hole)
             hole = shortest
@@ -251,8 +252,16 @@ class KeyValueCache(Generic[PageT]):
         """A step's part on one shelf. `table` [n, 2 * kv_heads + 1] has the places where its rows write, and
         their `lengths` in its last column."""
         window = min(window_length(max(lengths)), shelf.capacity)
-        view = decode_view(lengths, table[:, -1], window, self._backend.decode_attention, self._dtype)
-        return ShelfStep(shelf, table[:, :-1], view)
+        view = decode_view(
+            lengths,
+            table[:, -1],
+            window,
+            self._backend.decode_attention,
+            self._dtype,
+            (self._config.num_attention_heads, self._config.num_key_value_heads),
+        )
+        places = table[:, :-1].reshape(len(lengths), -1, 2)
+        return ShelfStep(shelf, places, view)
 
     def row(self, layer: int, row: int) -> tuple[mx.array, mx.array]:
         """One row's keys and values in a layer, each [kv_heads, capacity, d]; for tests."""

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import mlx.core as mx
 
-from mlx_chandra.models.attention import DecodeView, apart, decode_attention, segment_attention
+from mlx_chandra.models.attention import DecodeView, decode_attention, segment_attention
 from mlx_chandra.models.backend import PrefillForm
 from mlx_chandra.models.rounded import together
 from mlx_chandra.models.shelves import Shelf
@@ -22,8 +22,8 @@ class StepTable:
     steps add one token to every row, and then the table of the last one is counted on where it is.
 
     Attributes:
-        array: int32 [n, 2 * kv_heads + 1], where each row's keys and then its values are written, and in the
-            last column its length.
+        array: int32 [n, 2 * kv_heads + 1], where each head's key and then its value is written, and in the
+            last column the row's length.
         lengths: Of the rows that pages have stood in, on the host; 0 in a hole.
         capacities: Of the shelves that are used.
         steps: How often it was counted on.
@@ -66,13 +66,13 @@ class PromptPass:
             start += length
         return segment_attention(queries, keys, values, self.lengths, True, self.form)
 
-    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
-        return self.attend(layer, *apart(joined, kv_heads))
+    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
+        return self.attend(layer, queries, joined[:, :, 0], joined[:, :, 1])
 
 
 @dataclass(frozen=True)
 class ShelfStep:
-    """One decode step's part on one shelf; `places` [n, 2 * kv_heads] are where it writes."""
+    """One decode step's part on one shelf; `places` [n, kv_heads, 2] are where it writes keys and values."""
 
     shelf: Shelf
     places: mx.array
@@ -86,13 +86,13 @@ class ShelfStep:
         self.shelf.write_step(layer, self.places, keys, values)
         return self._attend(layer, queries)
 
-    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
-        self.shelf.write_joined_step(layer, self.places, joined[:, -2 * kv_heads :])
-        return self._attend(layer, joined[:, : -2 * kv_heads])
+    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
+        self.shelf.write_joined_step(layer, self.places, joined)
+        return self._attend(layer, queries)
 
     def _attend(self, layer: int, queries: mx.array) -> mx.array:
         keys, values = self.shelf.seen(layer, self.rows, self.view.window)
-        return decode_attention(queries, keys, values, self.view)
+        return decode_attention(queries.astype(keys.dtype), keys, values, self.view).astype(queries.dtype)
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class StepPass:
         shares = zip(self.parts, *map(self._shares, (queries, keys, values)), strict=True)
         return together([part.attend(layer, q, k, v) for part, q, k, v in shares], self.rows)
 
-    def attend_joined(self, layer: int, joined: mx.array, kv_heads: int) -> mx.array:
-        shares = zip(self.parts, self._shares(joined), strict=True)
-        return together([part.attend_joined(layer, share, kv_heads) for part, share in shares], self.rows)
+    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
+        shares = zip(self.parts, self._shares(queries), self._shares(joined), strict=True)
+        return together([part.attend_joined(layer, q, kv) for part, q, kv in shares], self.rows)
 
     def _shares(self, x: mx.array) -> list[mx.array]:
         """What of x [n, ...] each part gets."""

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx_chandra.models.attention import AttentionPass
 from mlx_chandra.models.config import TextConfig
 from mlx_chandra.models.rope import Rotation, StepRotation
+from mlx_chandra.models.shelves import finite
 
 _LINEAR_LAYERS = (
     *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
@@ -23,12 +24,12 @@ _LINEAR_LAYERS = (
 )
 
 
-def fused_layers(layers: Sequence[Any], config: TextConfig) -> list[Any]:
+def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> list[Any]:
     """Replace decoder layers (qwen3_vl.DecoderLayer); one whose matrices aren't plain stays as it is.
 
     Evaluates layer by layer, so that only one layer's weights are in memory twice.
     """
-    functions = _Functions(config)
+    functions = _Functions(config, kept)
     fused: list[Any] = []
     for number, layer in enumerate(layers):
         named = dict(layer.named_modules())
@@ -45,17 +46,19 @@ class _Functions:
 
     Args:
         config: Of the text tower.
+        kept: The dtype in which the cache wants what a decode step brings.
 
     Attributes:
         before: See `_before`.
+        before_step: See `_before_step`.
         after: See `_after`.
-        is_value: bool [heads + 2 * kv_heads, 1, 1], true for the heads of values.
     """
 
-    def __init__(self, config: TextConfig) -> None:
-        turned = config.num_attention_heads + config.num_key_value_heads
-        self.is_value = mx.arange(turned + config.num_key_value_heads)[:, None, None] >= turned
-        self.before: Callable[..., mx.array] = mx.compile(partial(_before, config))
+    def __init__(self, config: TextConfig, kept: mx.Dtype) -> None:
+        self.before: Callable[..., tuple[mx.array, mx.array]] = mx.compile(partial(_before, config))
+        self.before_step: Callable[..., tuple[mx.array, mx.array]] = mx.compile(
+            partial(_before_step, config, kept)
+        )
         self.after: Callable[..., mx.array] = mx.compile(partial(_after, config))
 
 
@@ -67,12 +70,10 @@ class FusedLayer(nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
         self._layer, self._config, self._functions = number, config, functions
         self.input_norm = layer.input_layernorm.weight
-        self.qkv = mx.concatenate(
-            [p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self.qkv = _by_group(
+            [p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)], config
         ).T
-        norms = _head_norms(attention, config)
-        self.head_norms = norms.reshape(len(norms), 2, -1)
-        self.swapped_norms = mx.contiguous(self.head_norms[:, ::-1])
+        self.head_norms = list(_head_norms(attention, config))
         self.output = attention.o_proj.weight.T
         self.post_norm = layer.post_attention_layernorm.weight
         self.gate_up = mx.concatenate([mlp.gate_proj.weight, mlp.up_proj.weight]).T
@@ -80,38 +81,90 @@ class FusedLayer(nn.Module):
 
     def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
         """x [T, hidden] -> the same behind this layer; kept compiled for each T."""
-        return self._run(x, *rotation.apart, attention)
+        before = self._functions.before(x, *rotation.apart, self.input_norm, self.qkv, *self.head_norms)
+        return self._attend(x, before, attention)
 
     def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
         """The same for one token of each of n pages."""
-        return self._run(x, rotation.cos, rotation.sin, attention)
+        before = self._functions.before_step(
+            x, rotation.cos, rotation.sin, self.input_norm, self.qkv, *self.head_norms
+        )
+        return self._attend(x, before, attention)
 
-    def _run(self, x: mx.array, cos: mx.array, sin: mx.array, attention: AttentionPass) -> mx.array:
-        joined = self._functions.before(x, cos, sin, *self._weights_before)
-        attended = attention.attend_joined(self._layer, joined, self._config.num_key_value_heads)
+    def _attend(self, x: mx.array, before: tuple[mx.array, mx.array], attention: AttentionPass) -> mx.array:
+        attended = attention.attend_joined(self._layer, *before)
         return self._functions.after(x, attended, *self._weights_after)
-
-    @property
-    def _weights_before(self) -> tuple[mx.array, ...]:
-        is_value = self._functions.is_value
-        return is_value, self.input_norm, self.qkv, self.head_norms, self.swapped_norms
 
     @property
     def _weights_after(self) -> tuple[mx.array, ...]:
         return self.output, self.post_norm, self.gate_up, self.down
 
 
-def _head_norms(attention: Any, config: TextConfig) -> mx.array:
-    """[heads + 2 kv_heads, d]: what each query and key head is scaled with; values aren't."""
+def _by_group(weights: Sequence[mx.array], config: TextConfig) -> mx.array:
+    """Rows of the matrices of queries, keys and values in one, by key/value head: its queries, it, its value.
+
+    So what belongs to a head stands at even distances, which a product with its keys needs, and no copy.
+    """
+    kv_heads = config.num_key_value_heads
+    apart = [weight.reshape(kv_heads, -1, *weight.shape[1:]) for weight in weights]
+    return mx.concatenate(apart, axis=1).reshape(-1, *weights[0].shape[1:])
+
+
+def _head_norms(attention: Any, config: TextConfig) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    """What heads [heads + 2 * kv_heads, 2, d / 2], in the order of `_by_group`, are scaled with; the same
+    with the halves swapped; which are values [heads + 2 * kv_heads, 1, 1]; and ones [d].
+
+    The ones are for MLX's norm, which without a weight reads one from the host's memory.
+    """
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     query, key = attention.q_norm.weight, attention.k_norm.weight
-    return mx.concatenate(
-        [
-            mx.broadcast_to(query, (heads, width)),
-            mx.broadcast_to(key, (kv_heads, width)),
-            mx.ones((kv_heads, width), key.dtype),
-        ]
-    )
+    ones = mx.ones((width,), key.dtype)
+    rows = [
+        mx.broadcast_to(weight, (count, width))
+        for weight, count in ((query, heads), (key, kv_heads), (ones, kv_heads))
+    ]
+    scales = _by_group(rows, config).reshape(-1, 2, width // 2)
+    is_value = _by_group(
+        [mx.zeros((heads, 1)), mx.zeros((kv_heads, 1)), mx.ones((kv_heads, 1))], config
+    ).astype(mx.bool_)
+    return scales, mx.contiguous(scales[:, ::-1]), is_value[:, :, None], ones
+
+
+def _heads(
+    config: TextConfig, x: mx.array, norm: mx.array, qkv: mx.array, ones: mx.array
+) -> tuple[mx.array, mx.array]:
+    """All heads [T, heads + 2 * kv_heads, 2, d / 2] of x [T, hidden], as they are and normalised."""
+    eps, width = config.rms_norm_eps, config.head_dim
+    heads = (mx.fast.rms_norm(x, norm, eps) @ qkv).reshape(x.shape[0], -1, width)
+    apart = (*heads.shape[:2], 2, width // 2)
+    return heads.reshape(apart), mx.fast.rms_norm(heads, ones, eps).reshape(apart)
+
+
+def _before_step(
+    config: TextConfig,
+    kept: mx.Dtype,
+    x: mx.array,
+    cos: mx.array,
+    sin: mx.array,
+    norm: mx.array,
+    qkv: mx.array,
+    scales: mx.array,
+    swapped_scales: mx.array,
+    is_value: mx.array,
+    ones: mx.array,
+) -> tuple[mx.array, mx.array]:
+    """Queries [n, kv_heads, heads / kv_heads, d], and keys and values [n, kv_heads, 2, d], of x [n, hidden].
+
+    Args:
+        kept: The dtype of the outcome, which is finite.
+        cos, sin: A rotation's, halves apart: [n, 1, 2, d / 2].
+        scales, swapped_scales, is_value, ones: From `_head_norms`.
+    """
+    heads, normed = _heads(config, x, norm, qkv, ones)
+    turned = normed * scales * cos + normed[:, :, ::-1] * swapped_scales * sin  # a view swaps the halves
+    joined = finite(mx.where(is_value, heads, turned), kept)
+    by_group = joined.reshape(len(x), config.num_key_value_heads, -1, config.head_dim)
+    return by_group[:, :, :-2], by_group[:, :, -2:]
 
 
 def _before(
@@ -119,24 +172,32 @@ def _before(
     x: mx.array,
     cos: mx.array,
     sin: mx.array,
-    is_value: mx.array,
     norm: mx.array,
     qkv: mx.array,
-    head_norms: mx.array,
-    swapped_norms: mx.array,
-) -> mx.array:
-    """Queries, keys and values [T, heads + 2 * kv_heads, d] of x [T, hidden].
+    scales: mx.array,
+    swapped_scales: mx.array,
+    is_value: mx.array,
+    ones: mx.array,
+) -> tuple[mx.array, mx.array]:
+    """The same for prompts' tokens, in x's dtype: queries [T, heads, d], keys and values [T, kv_heads, 2, d].
 
-    Args:
-        cos, sin: A rotation's, halves apart: [T, 1, 2, d / 2].
-        head_norms, swapped_norms: `_head_norms` as [heads + 2 * kv_heads, 2, d / 2]; its halves swapped.
+    Each an array of its own, because prompts attend to queries that stand side by side.
     """
-    eps, width = config.rms_norm_eps, config.head_dim
-    heads = (mx.fast.rms_norm(x, norm, eps) @ qkv).reshape(x.shape[0], -1, width)
-    apart = (*heads.shape[:2], 2, width // 2)
-    normed = mx.fast.rms_norm(heads, None, eps).reshape(apart)
-    turned = normed * head_norms * cos + normed[:, :, ::-1] * swapped_norms * sin  # a view swaps the halves
-    return mx.where(is_value, heads.reshape(apart), turned).reshape(heads.shape)
+    kv_heads, width = config.num_key_value_heads, config.head_dim
+    heads, normed = (
+        array.reshape(len(x), kv_heads, -1, 2, width // 2) for array in _heads(config, x, norm, qkv, ones)
+    )
+    straight, swapped = (
+        array[: heads.shape[2]] for array in (scales, swapped_scales)
+    )  # all groups are alike
+
+    def turned(some: slice) -> mx.array:
+        halves, exchanged = normed[:, :, some], normed[:, :, some, ::-1]
+        return halves * straight[some] * cos[:, None] + exchanged * swapped[some] * sin[:, None]
+
+    queries, rest = turned(slice(-2)), slice(-2, None)
+    pairs = mx.where(is_value[: heads.shape[2]][rest], heads[:, :, rest], turned(rest))
+    return queries.reshape(len(x), -1, width), pairs.reshape(len(x), kv_heads, 2, width)
 
 
 def _after(
@@ -149,6 +210,6 @@ def _after(
     down: mx.array,
 ) -> mx.array:
     """x [T, hidden] with the attention's outcome [T, heads * d] and then the MLP's added."""
-    x = mx.addmm(x, attended, output)
+    x = mx.addmm(x, attended.astype(x.dtype), output)
     gate, up = mx.split(mx.fast.rms_norm(x, norm, config.rms_norm_eps) @ gate_up, 2, axis=-1)
     return mx.addmm(x, gate * mx.sigmoid(gate) * up, down)

@@ -159,7 +159,8 @@ class Qwen3VL(nn.Module):
         """Run the decoder layers in few launches, where this backend wants it and their matrices aren't
         quantised; call it once, when the weights are loaded."""
         if self._backend.fused_layers:
-            self.language_model.layers = fused_layers(self.language_model.layers, self._config.text)
+            kept = self._backend.cache_dtype(self.dtype)
+            self.language_model.layers = fused_layers(self.language_model.layers, self._config.text, kept)
 
     def embed_images(self, images: Images) -> VisionFeatures:
         """Encode any number of page pictures in one pass; the features are flat over all of them."""

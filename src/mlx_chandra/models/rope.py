@@ -90,17 +90,18 @@ class TextRope:
         dims = config.head_dim
         self._dims, self._theta = dims, config.rope_theta
         exponents = np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims)
-        self._inverse_frequencies = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
+        frequencies = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
+        self._inverse_frequencies = mx.array(frequencies)  # made once: see StepTable
         self._axis = _frequency_axes(config.mrope_section)
 
     def rotation(self, positions: IntArray, dtype: mx.Dtype) -> Rotation:
         """Angles for tokens at `positions` [3, T] (time, height, width)."""
         chosen = mx.array(positions[self._axis].T.astype(np.float32))  # [T, head_dim / 2]
-        return _rotation(chosen * mx.array(self._inverse_frequencies), dtype)
+        return _rotation(chosen * self._inverse_frequencies, dtype)
 
     def step_rotation(self, positions: mx.array, dtype: mx.Dtype) -> StepRotation:
         """For one token of each of n pages at text `positions` [n]."""
-        angles = positions[:, None].astype(mx.float32) * mx.array(self._inverse_frequencies)
+        angles = positions[:, None].astype(mx.float32) * self._inverse_frequencies
         return StepRotation(positions, *_rotation(angles, dtype).apart, self._dims, self._theta)
 
 

@@ -15,7 +15,7 @@ from mlx_chandra.models.rope import IntArray
 
 _STEPS = ((2048, 256), (4096, 512), (8192, 1024))  # up to so many tokens, lengths are multiples of
 _LONGEST_STEP = 2048
-_SMALL_WINDOW, _SMALL_STEP = 512, 64
+_WINDOW_STEP = 64
 
 
 def _round_up(tokens: int, multiple: int) -> int:
@@ -33,7 +33,7 @@ def shelf_length(tokens: int) -> int:
 
 def window_length(tokens: int) -> int:
     """How far a step reads into a shelf whose longest page has so many tokens."""
-    return _round_up(tokens, _SMALL_STEP) if tokens <= _SMALL_WINDOW else shelf_length(tokens)
+    return _round_up(tokens, _WINDOW_STEP)
 
 
 def shelf_sizes(slots: int, sizes: Sequence[int]) -> list[int]:
@@ -55,6 +55,12 @@ def shelf_tokens(lengths: Sequence[int], sizes: Sequence[int]) -> int:
         tokens += rows * shelf_length(longest_first[first])
         first += rows
     return tokens
+
+
+def finite(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """What may be stored as `dtype`: in float16 a page can overflow, and what isn't a number would outlive it
+    in its row and reach later pages through places that are masked there (0 * inf)."""
+    return mx.nan_to_num(x.astype(dtype)) if dtype == mx.float16 else x
 
 
 class Shelf:
@@ -117,23 +123,23 @@ class Shelf:
 
     def step_places(self, lengths: IntArray) -> IntArray:
         """Where the newest tokens of the first n rows go in a layer's array, given their lengths [n] with it:
-        the places of their keys and then of their values [n, 2 * kv_heads].
+        the place of each head's key and then of its value [n, 2 * kv_heads].
         """
         heads = self._config.num_key_value_heads
         rows = np.arange(len(lengths), dtype=np.int32)[:, None] * heads + np.arange(heads, dtype=np.int32)
         keys = rows * self.capacity + (lengths - 1)[:, None]
-        return np.concatenate([keys, keys + self.rows * heads * self.capacity], axis=1, dtype=np.int32)
+        values = keys + self.rows * heads * self.capacity
+        return np.stack([keys, values], axis=-1).reshape(len(lengths), -1).astype(np.int32)
 
     def write_step(self, layer: int, places: mx.array, keys: mx.array, values: mx.array) -> None:
         """Put one token's keys and values [n, kv_heads, d] at their places, from `step_places`."""
-        heads = keys.shape[1]
         array = self.layers[layer]
-        array[places[:, :heads]] = self._finite(keys)
-        array[places[:, heads:]] = self._finite(values)
+        array[places[:, :, 0]] = self._finite(keys)
+        array[places[:, :, 1]] = self._finite(values)
 
     def write_joined_step(self, layer: int, places: mx.array, keys_and_values: mx.array) -> None:
-        """The same for keys and values in one array [n, 2 * kv_heads, d]."""
-        self.layers[layer][places] = self._finite(keys_and_values)
+        """The same for keys and values in one array [n, kv_heads, 2, d], finite and of this one's dtype."""
+        self.layers[layer][places] = keys_and_values
 
     def seen(self, layer: int, rows: int, window: int) -> tuple[mx.array, mx.array]:
         """The first entries of the first rows, keys and values: each [rows, kv_heads, window, d]."""
@@ -164,6 +170,4 @@ class Shelf:
         mx.eval(self.layers[layer])
 
     def _finite(self, x: mx.array) -> mx.array:
-        """What may be stored: in float16 a page can overflow, and what isn't a number would outlive it in its
-        row and reach later pages through places that are masked there (0 * inf)."""
-        return mx.nan_to_num(x) if self._dtype == mx.float16 else x
+        return finite(x, self._dtype)

@@ -1,10 +1,14 @@
 """Pictures of measured runs: `python -m benchmarks.plot RESULT.json ... --output throughput.png`.
 
-One panel for each file with several engines (pages per second by engine), and one for each with several
-batch sizes of our own engine (pages per second by batch size).
+One panel for each set of pages that several engines read (pages per second by engine), and one for each
+workload with several batch sizes of our own engine (pages per second by batch size), whichever files they are
+in: small batches are measured with few pages, large ones need many, and a slow engine may have its own file.
 """
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,52 +29,71 @@ def draw(files: list[ResultFile], output: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    panels: list[tuple[Any, ResultFile]] = []
+    sets: dict[str, list[Result]] = {}
     for file in files:
-        if len(_by_engine(file)) > 1:
-            panels.append((_engines, file))
-        if len(_sweep(file)) > 1:
-            panels.append((_batches, file))
+        sets.setdefault(_title(file), []).extend(file.results)
+    panels: list[tuple[Any, Any]] = [
+        (partial(_engines, title=title), best)
+        for title, results in sets.items()
+        if len(best := _best(results)) > 1
+    ]
+    panels += [(_batches, points) for points in batch_points(files) if len(points) > 1]
     if not panels:
         raise ValueError("none of the files holds several engines or batch sizes")
     figure, axes = pyplot.subplots(
         len(panels), 1, figsize=(8, 3.4 * len(panels)), squeeze=False, layout="constrained"
     )
-    for axis, (paint, file) in zip(axes[:, 0], panels, strict=True):
-        paint(axis, file)
+    for axis, (paint, shown) in zip(axes[:, 0], panels, strict=True):
+        paint(axis, shown)
     figure.savefig(output, dpi=130, metadata={"Software": None})
     pyplot.close(figure)
 
 
-def _by_engine(file: ResultFile) -> list[Result]:
+def _best(results: Sequence[Result]) -> list[Result]:
     """Each engine and matrix product at its largest batch."""
     best: dict[tuple[EngineName, str], Result] = {}
-    for result in file.results:
+    for result in results:
         key = (result.run.order.engine, result.run.blas)
         if result.figures and (key not in best or result.run.order.batch > best[key].run.order.batch):
             best[key] = result
     return list(best.values())
 
 
-def _sweep(file: ResultFile) -> list[Result]:
-    """Our own engine by batch size, with its usual matrix product."""
-    ours = [
-        result
-        for result in file.results
-        if result.run.order.engine is EngineName.OURS and result.figures and not result.run.order.stock_blas
-    ]
-    return sorted(ours, key=lambda result: result.run.order.batch)
+@dataclass(frozen=True)
+class BatchPoint:
+    """Our own engine at one batch size: pages per second, over how many pages, and of what and where."""
+
+    batch: int
+    speed: float
+    pages: int
+    where: str
 
 
-def _engines(axis: Any, file: ResultFile) -> None:
-    results = _by_engine(file)[::-1]
+def batch_points(files: Sequence[ResultFile]) -> list[list[BatchPoint]]:
+    """The points of each workload and machine by batch size, those of more pages where there are several."""
+    found: dict[str, dict[int, BatchPoint]] = {}
+    for file in files:
+        for result in file.results:
+            order = result.run.order
+            if order.engine is not EngineName.OURS or not result.figures or order.stock_blas:
+                continue
+            pages, where = len(file.page_names), _where(file)
+            point = BatchPoint(order.batch, result.figures.pages_per_second, pages, where)
+            points = found.setdefault(where, {})
+            if order.batch not in points or points[order.batch].pages < pages:
+                points[order.batch] = point
+    return [sorted(points.values(), key=lambda point: point.batch) for points in found.values()]
+
+
+def _engines(axis: Any, results: Sequence[Result], title: str) -> None:
+    results = results[::-1]
     names = [f"{result.run.order.engine.value}\n{_note(result)}" for result in results]
     speeds = [result.figures.pages_per_second for result in results if result.figures]
     ours = [result.run.order.engine is EngineName.OURS for result in results]
     bars = axis.barh(names, speeds, color=[OURS if own else OTHERS for own in ours])
     axis.bar_label(bars, fmt=" %.3g")
     axis.set_xlabel("pages per second")
-    axis.set_title(_title(file), fontsize=10)
+    axis.set_title(title, fontsize=10)
     axis.tick_params(axis="y", labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -82,30 +105,37 @@ def _note(result: Result) -> str:
     return f"{product}batch {result.run.order.batch}{wrong}"
 
 
-def _batches(axis: Any, file: ResultFile) -> None:
-    results = _sweep(file)
-    sizes = [result.run.order.batch for result in results]
-    axis.plot(
-        sizes,
-        [result.figures.pages_per_second for result in results if result.figures],
-        color=OURS,
-        marker="o",
-    )
+def _batches(axis: Any, points: Sequence[BatchPoint]) -> None:
+    sizes = [point.batch for point in points]
+    axis.plot(sizes, [point.speed for point in points], color=OURS, marker="o")
+    for point in points:
+        axis.annotate(
+            f"{point.speed:.3g}",
+            (point.batch, point.speed),
+            (0, 6),
+            textcoords="offset points",
+            fontsize=7,
+            ha="center",
+        )
     axis.set_xscale("log", base=2)
-    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.set_xticks(sizes, [f"{point.batch}\n{point.pages} pages" for point in points], fontsize=7)
     axis.set_ylim(bottom=0)
     axis.margins(y=0.1)
-    axis.set_xlabel("pages decoded at once")
+    axis.set_xlabel("pages decoded at once, and pages read")
     axis.set_ylabel("pages per second")
-    axis.set_title(f"mlx-chandra, {_title(file)}", fontsize=10)
+    axis.set_title(f"mlx-chandra, {points[0].where}", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _title(file: ResultFile) -> str:
+    return f"{len(file.page_names)} pages of {_where(file)}"
+
+
+def _where(file: ResultFile) -> str:
     order = file.results[0].run.order
-    where = file.machine.accelerator or f"{file.machine.cores} CPU cores"
+    machine = file.machine.accelerator or f"{file.machine.cores} CPU cores"
     threads = f", {order.threads} thread{'s' * (order.threads > 1)}" if order.threads else ""
-    return f"{order.workload.value}, {len(file.page_names)} pages, {order.dtype}, {where}{threads}"
+    return f"{order.workload.value}, {order.dtype}, {machine}{threads}"
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.engines.base import EngineName
 from benchmarks.machine import this_machine
 from benchmarks.phases import PhaseTimes
-from benchmarks.plot import draw
+from benchmarks.plot import batch_points, draw
 from benchmarks.records import EngineRun, Order, ResultFile, run_from
 from benchmarks.report import table
 from benchmarks.roofline import Ceilings
@@ -111,6 +111,16 @@ def test_a_plot_shows_engines_and_batch_sizes(tmp_path: Path) -> None:
     runs = [run(EngineName.OURS, 2.0), run(EngineName.MLX_VLM, 8.0), run(EngineName.OURS, 4.0, batch=1)]
     draw([collect(runs, CEILINGS)], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_batch_sizes_of_several_files_make_one_curve_and_more_pages_count_more() -> None:
+    small = collect([run(EngineName.OURS, 8.0, batch=1), run(EngineName.OURS, 4.0, batch=2)], CEILINGS)
+    both = [run(EngineName.MLX_VLM, 9.0, batch=2), run(EngineName.OURS, 1.0, batch=2)]
+    large = collect(both, CEILINGS)
+    large = replace(large, page_names=(*large.page_names, "one more"))
+    ((one, two),) = batch_points([small, large])
+    assert (one.batch, one.speed, one.pages) == (1, 0.25, 2)
+    assert (two.batch, two.speed, two.pages) == (2, 2.0, 3)
 
 
 def test_a_plot_of_one_run_is_refused(tmp_path: Path) -> None:

@@ -101,11 +101,11 @@ def test_a_page_with_one_token_gets_exactly_that_tokens_values(form: DecodeAtten
 
 
 def test_a_mask_says_what_each_page_sees_where_that_is_not_everything() -> None:
-    assert view_of((3, 3), 64, DecodeAttention.WRITTEN_OUT, mx.float32).mask is None
-    written_out = view_of((3, 5), 64, DecodeAttention.WRITTEN_OUT, mx.float32)
-    assert written_out.window == 5
+    assert view_of((128, 128), 512, DecodeAttention.WRITTEN_OUT, mx.float32).mask is None
+    written_out = view_of((3, 130), 512, DecodeAttention.WRITTEN_OUT, mx.float32)
+    assert written_out.window == 256  # as far as the longest page's last block of keys reaches
     assert written_out.mask is not None
-    assert (written_out.mask == 0).sum().item() == 8
+    assert (written_out.mask == 0).sum().item() == 133
     masked = view_of((3,), 64, DecodeAttention.MASKED, mx.float32).mask
     added = view_of((3,), 64, DecodeAttention.GROUPED, mx.float16).mask
     assert masked is not None

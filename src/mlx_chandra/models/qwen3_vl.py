@@ -17,6 +17,7 @@ from mlx_chandra.models.backend import Backend
 from mlx_chandra.models.config import ModelConfig, TextConfig
 from mlx_chandra.models.fused_layer import fused_layers
 from mlx_chandra.models.inputs import Images, Page, Pages
+from mlx_chandra.models.panel_layer import panel_layers
 from mlx_chandra.models.pieces import in_pieces
 from mlx_chandra.models.rope import IntArray, Rotate, Rotation, StepRotation, TextRope, page_positions
 from mlx_chandra.models.vision import VisionFeatures, VisionTower
@@ -161,6 +162,10 @@ class Qwen3VL(nn.Module):
         call it once, when the weights are loaded."""
         if self._backend.fused_layers:
             self.language_model.layers = fused_layers(self.language_model.layers, self._config.text)
+        elif self._backend.panels:
+            self.language_model.layers = panel_layers(
+                self.language_model.layers, self._config.text, self._backend
+            )
 
     def embed_images(self, images: Images) -> VisionFeatures:
         """Encode any number of page pictures in one pass; the features are flat over all of them."""

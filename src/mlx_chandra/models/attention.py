@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from math import gcd
 from typing import Protocol
 
 import mlx.core as mx
@@ -27,6 +28,9 @@ from mlx_chandra.models.rounded import (
 
 LEAST_EXPONENT = 100.0  # 2**-100 is as good as nothing beside the largest weight, which is about 1
 MLX_ATTENTION = PrefillForm()
+_MOST_CAUSAL = 128  # queries in one block of a prompt that is written out
+_KEYS_TOGETHER = 128  # in one product of a decode step that is written out
+_FEW_SCORES = 8192
 
 
 class AttentionPass(Protocol):
@@ -111,36 +115,50 @@ def _written_out_attention(
     q, k, v = (x.astype(mx.float32) for x in (q, k, v))  # as powers of two need it
     q = mx.contiguous(q)
     k, v = (mx.contiguous(mx.repeat(x, share, axis=1).reshape(q.shape)) for x in (k, v))
-    together = max(1, most_scores // length**2)  # heads
-    block = min(length, max(1, most_scores // length))  # queries
-    mx.eval(q, k, v)
+    # queries; where they see what is before them, much of a long block would be computed to be thrown away
+    block = min(length, max(1, most_scores // length), _MOST_CAUSAL if causal else length)
+    together = max(1, most_scores // (length * block))  # heads
+    mask = _causal_mask(length, block) if causal else None
+    mx.eval(q, k, v, mask)
     starts = range(0, length, block)
 
-    def attend(some: slice, start: int) -> mx.array:
+    def attend(some: slice, start: int) -> tuple[mx.array]:
         stop = min(start + block, length)
-        seen = stop if causal else length
-        return _block(q[some, start:stop], k[some, :seen], v[some, :seen], start if causal else None)
+        if mask is None:
+            return (_block(q[some, start:stop], k[some], v[some], None),)
+        seen = mask[length - start : length - start + stop, : stop - start]
+        return (_block(q[some, start:stop], k[some, :stop], v[some, :stop], seen),)
 
     groups = [slice(first, first + together) for first in range(0, n * heads, together)]
-    blocks = compute([partial(attend, some, start) for some in groups for start in starts])
+    pieces = [partial(attend, some, start) for some in groups for start in starts]
+    blocks = [array for (array,) in compute(pieces)]
     columns = range(0, len(blocks), len(starts))
     outputs = [mx.concatenate(blocks[first : first + len(starts)], axis=1) for first in columns]
     return mx.concatenate(outputs).reshape(n, heads, length, width).astype(dtype)
 
 
-def _block(q: mx.array, k: mx.array, v: mx.array, causal_from: int | None) -> mx.array:
+def _causal_mask(length: int, block: int) -> mx.array:
+    """What is added to scores [S, B] of the queries from `start` on: the rows from length - start on.
+
+    Returns:
+        [length + block, block]; row r is for the key that stands r - length behind the first query.
+    """
+    behind = mx.arange(-length, block)[:, None]
+    return mx.where(behind <= mx.arange(block), 0.0, -mx.inf)
+
+
+def _block(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
     """softmax in powers of two of q [h, B, d] and k [h, S, d], times v [h, S, d].
 
     Scores are kept with a query's keys in a column: MLX's CPU backend takes maxima and sums of columns for
     many queries at once, those of rows one number after another.
 
     Args:
-        causal_from: The first query's place, where a query sees no keys behind its own.
+        mask: [S, B], added.
     """
     scores = k @ q.swapaxes(-1, -2)  # [h, S, B]
-    if causal_from is not None:
-        queries = mx.arange(causal_from, causal_from + q.shape[1])
-        scores = scores + mx.where(mx.arange(k.shape[1])[:, None] <= queries, 0.0, -mx.inf)
+    if mask is not None:
+        scores = scores + mask
     top = mx.round(scores.max(axis=1, keepdims=True))  # whole, so that it changes nothing but the exponent
     weights = power_of_two(mx.maximum(scores, top - LEAST_EXPONENT), top)
     sums = weights.sum(axis=1)[..., None]  # [h, B, 1]
@@ -183,10 +201,8 @@ def decode_view(
     heads: tuple[int, int],
 ) -> DecodeView:
     """`lengths` are given twice, on the host and `on_device` [n]. `heads`: of queries, and of keys."""
-    if form is DecodeAttention.WRITTEN_OUT:
-        window = max(lengths)  # nothing there is made for one size of window
-        if min(lengths) == window:
-            return DecodeView(tuple(lengths), window, None, form)
+    if form is DecodeAttention.WRITTEN_OUT and min(lengths) == window:
+        return DecodeView(tuple(lengths), window, None, form)
     seen = mx.arange(window)[None, :] < on_device[:, None]  # [n, window]
     if form is not DecodeAttention.MASKED:
         seen = mx.where(seen, 0.0, -mx.inf).astype(dtype)
@@ -216,7 +232,7 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
     else:  # the queries that share a key/value head side by side, as if they were a short sequence
         q = queries if queries.ndim == 4 else queries.reshape(n, kv_heads, -1, width)  # each view costs time
     if view.form is DecodeAttention.WRITTEN_OUT:
-        out = _softmax_of_rows(q * (scale * LOG2_E), keys, values, view.mask)
+        out = _in_blocks_of_keys(q * (scale * LOG2_E), keys, values, view.mask)
     elif view.form is DecodeAttention.PRODUCTS:
         assert view.mask is not None, "decode_view makes one"
         scores = mx.addmm(view.mask, q, keys.swapaxes(-1, -2), alpha=scale)
@@ -226,17 +242,26 @@ def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: 
     return out.reshape(n, -1)
 
 
-def _softmax_of_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
-    """softmax in powers of two of q [n, kv_heads, share, d] and k, times v [n, kv_heads, window, d].
+def _in_blocks_of_keys(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
+    """softmax in powers of two of q [n, kv_heads, share, d] and k, times v, both [n, kv_heads, window, d].
 
-    In few operations, since each takes longer to start than to compute here; the C library's power is the
-    quickest of its functions.
+    A few keys at a time for each product, so that it is small: OpenBLAS reads a small one's matrices where
+    they are, and copies those of a large one beforehand, which takes longer than the product of a few rows.
     """
-    scores = q @ k.swapaxes(-1, -2)  # [n, kv_heads, share, window]
+    n, kv_heads, window, width = k.shape
+    keys = gcd(window, _KEYS_TOGETHER)
+    blocks = (n, kv_heads, window // keys, keys)
+    k, v = k.reshape(*blocks, width), v.reshape(*blocks, width)
+    scores = q[:, :, None] @ k.swapaxes(-1, -2)  # [n, kv_heads, blocks, share, keys]
     if mask is not None:
-        scores = scores + mask
-    weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
-    return (weights @ v) / weights.sum(axis=-1, keepdims=True)
+        scores = scores + mask.reshape(n, 1, -1, 1, keys)
+    scores = scores - scores.max(axis=(2, 4), keepdims=True)
+    if scores.size <= _FEW_SCORES:  # one operation takes less time to start than many
+        weights = mx.power(2.0, scores)
+    else:
+        weights = power_of_two(mx.maximum(scores, -LEAST_EXPONENT))
+    sums = weights.sum(axis=(2, 4), keepdims=True)  # [n, kv_heads, 1, share, 1]
+    return (weights @ v).sum(axis=2, keepdims=True) / sums
 
 
 def reference_decode(queries: mx.array, keys: mx.array, values: mx.array, lengths: Sequence[int]) -> mx.array:

@@ -71,12 +71,15 @@ class Backend:
         prefill_tokens: Prompt tokens that go through in one pass: enough to keep the device busy, few enough
             that pages in work don't stand still for long and that the pass fits beside the cache.
         activations: The quickest form of the functions between linear layers there.
-        mlp_rows: How many tokens or patches go through the wide layers of an MLP at a time: on the CPU,
-            few enough for what lies between the two linear layers to stay in its caches. 0: all at once.
+        rows_together: How many tokens or patches go through what lies between two attention calls at a time,
+            at most: on the CPU, few enough for what the layers hand on to stay in its caches, and two pieces
+            at once. 0: all in one.
         turned_weights: Keep linear layers' weights in memory input by output: for a product of few rows, as
             in a decode step, OpenBLAS takes up to a third less time.
         layer_by_layer: Let a text layer compute while the next one is put together, which takes the host an
             eighth of a small decode step on a CPU. GPUs have the last step to compute meanwhile.
+        panels: Cut the decoder layers' matrices into panels (`models/panel_layer.py`): a decode step's
+            products take OpenBLAS half the time.
     """
 
     name: BackendName
@@ -89,9 +92,10 @@ class Backend:
     shared_shapes: bool
     fused_layers: bool
     activations: Activations = MLX_ACTIVATIONS
-    mlp_rows: int = 0
+    rows_together: int = 0
     turned_weights: bool = False
     layer_by_layer: bool = False
+    panels: bool = False
     float16_cache: bool = False
 
     def cache_dtype(self, dtype: mx.Dtype) -> mx.Dtype:
@@ -145,9 +149,10 @@ _BACKENDS = {
         shared_shapes=False,
         fused_layers=False,
         activations=WRITTEN_OUT,
-        mlp_rows=512,
+        rows_together=512,
         turned_weights=True,
         layer_by_layer=True,
+        panels=True,
     ),
 }
 

@@ -14,6 +14,7 @@ from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models.backend import Backend, BackendName, current_backend
 from mlx_chandra.models.config import ModelConfig, Quantization, read_config
 from mlx_chandra.models.linux_blas import use_openblas
+from mlx_chandra.models.linux_malloc import keep_freed_memory
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.models.weight_files import some_of, weight_files
 
@@ -47,6 +48,7 @@ def load_model(folder: Path, dtype: mx.Dtype | str | None = None, backend: Backe
     config, backend = read_config(folder), backend or current_backend()
     if backend.name is BackendName.CPU:
         use_openblas()
+        keep_freed_memory()
     model = Qwen3VL(config, backend)
     weights = _read_weights(folder, config)
     _quantize(model, weights, config.quantization, folder)

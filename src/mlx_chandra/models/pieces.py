@@ -12,31 +12,45 @@ import mlx.core as mx
 
 LANES = 2  # more would share what is the narrowest, memory
 
+Arrays = tuple[mx.array, ...]
 
-def compute(pieces: Sequence[Callable[[], mx.array]]) -> list[mx.array]:
+
+def compute(pieces: Sequence[Callable[[], Arrays]]) -> list[Arrays]:
     """Compute independent arrays one after another, as many at once as there are lanes.
 
-    Each is computed before the next ones are put together: its memory is used again by them.
+    Each is computed before the next ones are put together: its memory is used again by them, and while all
+    lanes compute, no processor is left to put anything together.
     """
-    lanes = min(LANES, os.cpu_count() or 1)
-    done: list[mx.array] = []
+    lanes = _lanes()
+    done: list[Arrays] = []
     for start in range(0, len(pieces), lanes):
-        arrays = []
+        round_of = []
         for lane, piece in enumerate(pieces[start : start + lanes]):
             with _lane(lane):
-                arrays.append(piece())
-        mx.eval(arrays)
-        done.extend(arrays)
+                round_of.append(piece())
+        mx.eval(round_of)
+        done.extend(round_of)
     return done
 
 
-def in_pieces(layers: Callable[[mx.array], mx.array], x: mx.array, rows: int) -> mx.array:
-    """layers(x) [n, m] for x [n, k], computed `rows` rows at a time; 0: in one piece, when it is needed."""
-    if not rows or len(x) <= rows:
-        return layers(x)
-    mx.eval(x)  # or both lanes would wait for it in each other's queue
-    starts = range(0, len(x), rows)
-    return mx.concatenate(compute([partial(layers, x[start : start + rows]) for start in starts]))
+def in_pieces(layers: Callable[..., Arrays], arrays: Arrays, rows: int) -> Arrays:
+    """layers(*arrays), computed for at most `rows` rows of the arrays at a time, as many pieces on each lane;
+    0: in one piece, when it is needed.
+    """
+    count = len(arrays[0])
+    if not rows or count <= rows:
+        return layers(*arrays)
+    mx.eval(arrays)  # or both lanes would wait for it in each other's queue
+    rounds = -(-count // (rows * _lanes()))
+    size = -(-count // (rounds * _lanes()))
+    pieces = [
+        partial(layers, *(array[start : start + size] for array in arrays)) for start in range(0, count, size)
+    ]
+    return tuple(mx.concatenate(list(parts)) for parts in zip(*compute(pieces), strict=True))
+
+
+def _lanes() -> int:
+    return min(LANES, os.cpu_count() or 1)
 
 
 def _lane(number: int) -> AbstractContextManager[object]:

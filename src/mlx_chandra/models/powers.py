@@ -19,6 +19,7 @@ LOG2_E = math.log2(math.e)
 _A, _B, _C = 4.338919430784517, 6.212884921090692, 0.05761803232074436
 SCALE = 17.355677723133056
 _TO_INTEGER = 1.5 * 2**23  # added to a float32, it leaves no place for a fraction: the sum's last bits count
+_MANY = 100_000  # numbers
 _LOWEST, _HIGHEST = -100.0, 100.0  # exponents that keep clear of what float32 can't hold
 
 
@@ -46,8 +47,13 @@ def _logistic(x: mx.array, exponent: mx.array) -> mx.array:
 
 
 def silu(x: mx.array) -> mx.array:
-    """x * sigmoid(x), in few operations: a decode step's arrays are so small that their number counts, and of
-    the functions that go through the C library, power takes the least time."""
+    """x * sigmoid(x).
+
+    A decode step's arrays are so small that the number of operations counts: for them it is few, and of the
+    functions that go through the C library, power takes the least time.
+    """
+    if x.size > _MANY and x.dtype == mx.float32:
+        return _logistic(x, x * -LOG2_E)
     return x / (1 + mx.power(2.0, x * -LOG2_E))
 
 

@@ -17,6 +17,7 @@ from mlx_chandra.models.backend import Backend
 from mlx_chandra.models.config import ModelConfig, TextConfig
 from mlx_chandra.models.fused_layer import fused_layers
 from mlx_chandra.models.inputs import Images, Page, Pages
+from mlx_chandra.models.panel_layer import panel_layers
 from mlx_chandra.models.pieces import in_pieces
 from mlx_chandra.models.rope import IntArray, Rotate, Rotation, StepRotation, TextRope, page_positions
 from mlx_chandra.models.vision import VisionFeatures, VisionTower
@@ -45,21 +46,19 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: TextConfig, backend: Backend) -> None:
         super().__init__()
-        self._silu, self._rows = backend.activations.silu, backend.mlp_rows
+        self._silu = backend.activations.silu
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return in_pieces(
-            lambda rows: self.down_proj(self._silu(self.gate_proj(rows)) * self.up_proj(rows)), x, self._rows
-        )
+        return self.down_proj(self._silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DecoderLayer(nn.Module):
     def __init__(self, config: TextConfig, backend: Backend, layer: int) -> None:
         super().__init__()
-        self._layer = layer
+        self._layer, self._rows = layer, backend.rows_together
         self.self_attn = Attention(config)
         self.mlp = MLP(config, backend)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -68,7 +67,10 @@ class DecoderLayer(nn.Module):
     def __call__(self, x: mx.array, rotate: Rotate, attention: AttentionPass) -> mx.array:
         q, k, v = self.self_attn.project(self.input_layernorm(x), rotate)
         x = x + self.self_attn.o_proj(attention.attend(self._layer, q, k, v))
-        return x + self.mlp(self.post_attention_layernorm(x))
+        (x,) = in_pieces(
+            lambda rows: (rows + self.mlp(self.post_attention_layernorm(rows)),), (x,), self._rows
+        )
+        return x
 
     def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
         """The same for one token of each of n pages."""
@@ -156,11 +158,15 @@ class Qwen3VL(nn.Module):
         return sum(array.nbytes for array in dict(tree_flatten(self.parameters())).values())
 
     def fuse(self) -> None:
-        """Run the decoder layers in few launches, where this backend wants it and their matrices aren't
-        quantised; call it once, when the weights are loaded."""
+        """Give the decoder layers the form that this backend wants, where their matrices aren't quantised;
+        call it once, when the weights are loaded."""
         if self._backend.fused_layers:
             kept = self._backend.cache_dtype(self.dtype)
             self.language_model.layers = fused_layers(self.language_model.layers, self._config.text, kept)
+        elif self._backend.panels:
+            self.language_model.layers = panel_layers(
+                self.language_model.layers, self._config.text, self._backend
+            )
 
     def embed_images(self, images: Images) -> VisionFeatures:
         """Encode any number of page pictures in one pass; the features are flat over all of them."""

@@ -16,7 +16,7 @@ from mlx_chandra.models.backend import Backend, PrefillForm
 from mlx_chandra.models.config import VisionConfig
 from mlx_chandra.models.inputs import Grid, Image, Images
 from mlx_chandra.models.pieces import in_pieces
-from mlx_chandra.models.rope import Rotation, vision_rotation
+from mlx_chandra.models.rope import Rotate, Rotation, vision_rotation
 from mlx_chandra.models.rounded import RoundedLayout, rounded_attention, rounded_layout
 
 NORM_EPS = 1e-6
@@ -111,15 +111,18 @@ class VisionAttention(nn.Module):
         self._heads = config.num_heads
         self._form = form
 
-    def __call__(self, x: mx.array, pictures: Pictures) -> mx.array:
+    def project(self, x: mx.array, rotate: Rotate) -> tuple[mx.array, mx.array]:
+        """Queries and keys, turned [P, 2 * heads, d], and values [P, heads, d] of x [P, hidden]."""
         qkv = self.qkv(x).reshape(x.shape[0], 3 * self._heads, -1)  # [P, heads of q, of k, of v, d]
         # both turned at once, and side by side in memory: a strided view takes the CPU twice as long
-        both, v = mx.contiguous(qkv[:, : 2 * self._heads]), qkv[:, 2 * self._heads :]
+        return rotate(mx.contiguous(qkv[:, : 2 * self._heads])), qkv[:, 2 * self._heads :]
+
+    def attend(self, both: mx.array, v: mx.array, pictures: Pictures) -> mx.array:
+        """[P, hidden] of what `project` gives, before the output's projection."""
+        q, k = mx.split(both, 2, axis=1)
         if pictures.layout is None:
-            q, k = mx.split(pictures.rotation(both), 2, axis=1)
-            return self.proj(segment_attention(q, k, v, pictures.lengths, False, self._form))
-        q, k = mx.split(pictures.rotation.compiled(both), 2, axis=1)
-        return self.proj(rounded_attention(q, k, v, pictures.layout))
+            return segment_attention(q, k, v, pictures.lengths, False, self._form)
+        return rounded_attention(q, k, v, pictures.layout)
 
 
 class VisionMLP(nn.Module):
@@ -127,10 +130,10 @@ class VisionMLP(nn.Module):
         super().__init__()
         self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self._gelu, self._rows = backend.activations.gelu_tanh, backend.mlp_rows
+        self._gelu = backend.activations.gelu_tanh
 
     def __call__(self, x: mx.array) -> mx.array:
-        return in_pieces(lambda rows: self.linear_fc2(self._gelu(self.linear_fc1(rows))), x, self._rows)
+        return self.linear_fc2(self._gelu(self.linear_fc1(x)))
 
 
 class VisionBlock(nn.Module):
@@ -140,10 +143,24 @@ class VisionBlock(nn.Module):
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
         self.attn = VisionAttention(config, backend.prefill)
         self.mlp = VisionMLP(config, backend)
+        self._rows = backend.rows_together
 
     def __call__(self, x: mx.array, pictures: Pictures) -> mx.array:
-        x = x + self.attn(self.norm1(x), pictures)
-        return x + self.mlp(self.norm2(x))
+        turns = (pictures.rotation.cos, pictures.rotation.sin)
+        compiled = pictures.layout is not None
+
+        def before(x: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array]:
+            rotation = Rotation(cos, sin)
+            return self.attn.project(self.norm1(x), rotation.compiled if compiled else rotation)
+
+        both, v = in_pieces(before, (x, *turns), self._rows)
+        (x,) = in_pieces(self._behind, (x, self.attn.attend(both, v, pictures)), self._rows)
+        return x
+
+    def _behind(self, x: mx.array, attended: mx.array) -> tuple[mx.array]:
+        """What follows attention, for some of the rows."""
+        x = x + self.attn.proj(attended)
+        return (x + self.mlp(self.norm2(x)),)
 
 
 class PatchMerger(nn.Module):
@@ -156,18 +173,23 @@ class PatchMerger(nn.Module):
         self.norm = nn.LayerNorm(self._joined if norm_joined else config.hidden_size, eps=NORM_EPS)
         self.linear_fc1 = nn.Linear(self._joined, self._joined)
         self.linear_fc2 = nn.Linear(self._joined, config.out_hidden_size)
-        self._gelu, self._rows = backend.activations.gelu_erf, backend.mlp_rows
+        self._gelu, self._rows = backend.activations.gelu_erf, backend.rows_together
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = self.norm(x.reshape(-1, self._joined)) if self._norm_joined else self.norm(x)
-        joined = x.reshape(-1, self._joined)
-        return in_pieces(lambda rows: self.linear_fc2(self._gelu(self.linear_fc1(rows))), joined, self._rows)
+        (merged,) = in_pieces(self._merged, (x.reshape(-1, self._joined),), self._rows)
+        return merged
+
+    def _merged(self, joined: mx.array) -> tuple[mx.array]:
+        apart = joined if self._norm_joined else joined.reshape(-1, self.norm.weight.shape[0])
+        x = self.norm(apart).reshape(joined.shape)
+        return (self.linear_fc2(self._gelu(self.linear_fc1(x))),)
 
 
 class VisionTower(nn.Module):
     def __init__(self, config: VisionConfig, backend: Backend) -> None:
         super().__init__()
         self._config, self._multiple = config, backend.prefill.multiple
+        self._rows = backend.rows_together
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
         self.blocks = [VisionBlock(config, backend) for _ in range(config.depth)]
@@ -185,7 +207,7 @@ class VisionTower(nn.Module):
         if added:
             places.append(_no_places(added))
             values.append(mx.zeros((added, self._config.patch_values), dtype))
-        x = self.patch_embed(mx.concatenate(values))  # [P, hidden_size]
+        (x,) = in_pieces(lambda rows: (self.patch_embed(rows),), (mx.concatenate(values),), self._rows)
         x = x + self._positions(places).astype(dtype)
         rotation = vision_rotation(
             np.concatenate([p.rows for p in places]),

@@ -14,9 +14,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from tools.demo_model.composing import TYPE_SIZES  # noqa: E402
 from tools.demo_model.decode import read_pages  # noqa: E402
-from tools.demo_model.export import export  # noqa: E402
-from tools.demo_model.losses import StepInputs, reading_states  # noqa: E402
+from tools.demo_model.export import export, read_weights  # noqa: E402
+from tools.demo_model.losses import (  # noqa: E402
+    LINE_START_WEIGHT,
+    Y_STEP,
+    StepInputs,
+    line_weights,
+    reading_states,
+)
 from tools.demo_model.model import DemoConfig, DemoModel, merge_order, vision_geometry  # noqa: E402
 from tools.demo_model.prompts import PromptTokens  # noqa: E402
 from tools.demo_model.steps import DeviceBatch, Trainer  # noqa: E402
@@ -123,6 +130,27 @@ def test_transformers_gives_the_training_steps_logits_for_an_exported_checkpoint
         ).logits[0, -40:]
     assert want.std() > 0.1
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_training_can_go_on_from_an_exported_checkpoint(tmp_path: Path) -> None:
+    config = DemoConfig()
+    trainer = random_trainer(write_tokenizer(tmp_path, config.vocabulary))
+    export(dict(trainer.model.state_dict()), config, tmp_path, torch.float32)
+    back = read_weights([tmp_path / "model.safetensors"], config)
+    want = trainer.model.state_dict()
+    assert sorted(back) == sorted(want)
+    for name, value in want.items():
+        torch.testing.assert_close(back[name], value, msg=name)
+
+
+def test_neighbouring_lines_of_the_smallest_type_never_share_a_place() -> None:
+    assert 0.9 * 1.08 * min(TYPE_SIZES) > Y_STEP
+
+
+def test_a_lines_first_token_weighs_more_and_one_that_stands_nowhere_does_not() -> None:
+    places = torch.tensor([[[9.0, 20.0], [30.0, 20.5], [9.0, 33.0], [30.0, 33.0], [float("nan")] * 2]])
+    assert line_weights(places).tolist() == [[1.0, 1.0, LINE_START_WEIGHT, 1.0, 1.0]]
+    assert LINE_START_WEIGHT > 1
 
 
 def test_reading_with_a_cache_says_what_reading_without_one_says(tmp_path: Path) -> None:

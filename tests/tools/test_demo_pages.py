@@ -2,8 +2,10 @@
 
 import html
 import io
+import multiprocessing
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from tools.demo_model import pages as pages_module
 from tools.demo_model.batches import (
     OCR_LAYOUT,
     BatchShape,
+    InkShelf,
     Packer,
     characters_by_patch,
     token_points,
@@ -240,6 +243,28 @@ def test_prose_passages_are_the_sources_own_sentences(studio: Studio) -> None:
         assert passage.translate(str.maketrans("", "", "“”\"'’—–- ")) in plain
 
 
+def test_a_passage_with_an_echo_is_as_long_as_without_and_says_something_twice(studio: Studio) -> None:
+    prose = " ".join(f"word{number}" for number in range(400))
+    source = TextSource.from_texts([prose], WORDS, prose, TextMix(echo=1.0))
+    repeated = 0
+    for seed in range(40):
+        words = source.passage(random.Random(seed), TextKind.PROSE, 60).split()
+        assert len(words) == 60
+        repeated += len(set(words)) < 60
+    assert repeated > 20
+    plain = replace(source, mix=TextMix())
+    words = plain.passage(random.Random(3), TextKind.PROSE, 60).split()
+    assert len(set(words)) == 60
+
+
+def test_crowded_pages_have_small_lines_close_together(studio: Studio) -> None:
+    crowded = replace(studio, crowded=1.0)
+    for seed in range(8):
+        ys = draw(crowded, seed, 4, (1024, 768), warped=False).html_xy[:, 1]
+        gaps = np.diff(np.unique(np.round(ys[np.isfinite(ys)])))
+        assert gaps[gaps > 6].min() <= 16 * 1.2 + 1
+
+
 def test_pages_whose_answer_is_too_long_are_drawn_again(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +292,30 @@ def test_patches_come_in_merge_blocks_with_their_characters_from_left_to_right()
     assert sorted_chars[3].tolist() == [13, 12, 0, 0, 0]
     assert sorted_chars[8].tolist() == [14, 0, 0, 0, 0]
     assert np.count_nonzero(sorted_chars) == 4
+
+
+def test_two_lines_in_a_patch_are_named_one_after_the_other_even_if_they_slant() -> None:
+    centres = np.array([[2.0, 3.0], [9.0, 3.2], [5.0, 14.0], [12.0, 14.2]], np.float32)
+    sorted_chars = characters_by_patch(centres, np.array([10, 11, 12, 13], np.uint8), (32, 32))
+    assert sorted_chars[0].tolist() == [11, 12, 13, 14, 0]
+
+
+def test_ink_on_the_shelf_comes_back_as_it_was_put_and_leaves_its_slot_to_the_next() -> None:
+    shelf = InkShelf.with_slots(multiprocessing.get_context("spawn"), slots=2, room=24)
+    inks = [np.full((2, 3, 4), grey, np.uint8) for grey in (7, 8, 9)]
+    first, second = shelf.put(inks[0]), shelf.put(inks[1])
+    taken = shelf.take(first, (2, 3, 4))
+    assert shelf.put(inks[2]) == first
+    assert np.array_equal(taken, inks[0]), "what was taken stays as it was"
+    assert np.array_equal(shelf.take(second, (2, 3, 4)), inks[1])
+    assert np.array_equal(shelf.take(first, (2, 3, 4)), inks[2])
+
+
+def test_every_size_of_page_fits_into_the_largest_batch() -> None:
+    shape = BatchShape(pixels=2_000_000)
+    pixels = [shape.rows(size) * size[0] * size[1] for level in LEVELS for size in level.sizes]
+    assert max(pixels) == shape.largest
+    assert shape.largest > 2_000_000, "two large pages are more than asked for"
 
 
 def test_a_token_stands_at_its_first_character_that_is_no_space() -> None:

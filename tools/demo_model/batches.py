@@ -14,13 +14,14 @@ process draws pages:
 from __future__ import annotations
 
 import argparse
+import ctypes
 import multiprocessing
 import os
 import queue
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,16 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tools.demo_model.glyphs import draw_all
-from tools.demo_model.pages import LEVELS, Level, RenderedPage, Studio, draw_page
+from tools.demo_model.pages import LEVELS, Level, RenderedPage, Studio, TextMix, draw_page
 from tools.demo_model.typesetting import Points
 
 PATCH = 16
 MERGE = 2
 SLOTS = 5
+LINE_APART = 4.0  # pixels between the centres of two lines, at the least
 SHORT, OCR, OCR_LAYOUT = 0, 1, 2
 OCR_SHARE = 0.24
+ECHO_SHARE, CROWDED_SHARE = 0.1, 0.2  # of what training reads; the exam's pages come as they come
 STOP_TOKEN, PADDING_TOKEN = "<|im_end|>", "<|endoftext|>"
 
 
@@ -52,8 +55,8 @@ class Batch:
         prompt_kind: int32 [B]; 0 short, 1 ocr, 2 ocr_layout, the same in all rows.
         token_xy: float16 [B, T, 2]; where each token stands on the page, pixels; nan if nowhere.
         patch_chars: uint8 [B, P, SLOTS]; for each 16 x 16 patch, in the vision tower's order (merge blocks
-            of 2 x 2, row by row), the characters whose centre lies in it from left to right: 0 for none,
-            else the place in ALPHABET plus 1.
+            of 2 x 2, row by row), the characters whose centre lies in it, line by line from left to right:
+            0 for none, else the place in ALPHABET plus 1.
     """
 
     level: int
@@ -74,6 +77,12 @@ class BatchShape:
 
     def rows(self, size: tuple[int, int]) -> int:
         return max(2, min(self.most, self.pixels // (size[0] * size[1]) // 2 * 2))
+
+    @property
+    def largest(self) -> int:
+        """Pixels of the largest batch of any level."""
+        sizes = [size for level in LEVELS for size in level.sizes]
+        return max(self.rows(size) * size[0] * size[1] for size in sizes)
 
 
 class Packer:
@@ -155,10 +164,14 @@ def characters_by_patch(
     x, y = centres[:, 0], centres[:, 1]
     column, row = (x // PATCH).astype(np.int64), (y // PATCH).astype(np.int64)
     inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
-    row, column, x, chars = row[inside], column[inside], x[inside], chars[inside]
+    row, column, x, y, chars = row[inside], column[inside], x[inside], y[inside], chars[inside]
     block = (row // MERGE) * (columns // MERGE) + column // MERGE
     patch = (block * MERGE + row % MERGE) * MERGE + column % MERGE
-    order = np.lexsort((x, patch))
+    order = np.lexsort((y, patch))
+    patch, x, y, chars = patch[order], x[order], y[order], chars[order]
+    below = np.diff(y, prepend=y[:1]) > LINE_APART
+    line = np.cumsum(below | (np.diff(patch, prepend=patch[:1]) > 0))
+    order = np.lexsort((x, line))
     patch, chars = patch[order], chars[order]
     first = np.searchsorted(patch, patch, side="left")
     slot = np.arange(len(patch)) - first
@@ -180,17 +193,63 @@ class WorkerTask:
 
     def packer(self) -> Packer:
         tokenizer = Tokenizer.from_file(str(self.tokenizer / "tokenizer.json"))
-        return Packer(Studio.from_folder(self.data), tokenizer, self.shape)
+        studio = Studio.from_folder(self.data, mix=TextMix(echo=ECHO_SHARE), crowded=CROWDED_SHARE)
+        return Packer(studio, tokenizer, self.shape)
 
 
-def work(task: WorkerTask, weights: Any, outbox: Any) -> None:
+@dataclass(frozen=True)
+class InkShelf:
+    """Shared memory where the ink of batches waits. Through a pipe it would arrive in hundreds of small
+    pieces, each of which waits for the interpreter lock of the process that trains: 28 batches a second at
+    most, however many workers draw."""
+
+    memory: Any  # ctypes array of uint8 [slots * room]
+    room: int
+    free: Any  # a queue with the numbers of the free slots
+
+    @classmethod
+    def with_slots(cls, context: Any, slots: int, room: int) -> InkShelf:
+        free = context.Queue()
+        for slot in range(slots):
+            free.put(slot)
+        return cls(context.RawArray(ctypes.c_uint8, slots * room), room, free)
+
+    def put(self, ink: NDArray[np.uint8]) -> int:
+        """Waits for a free slot, copies ink into it and returns its number."""
+        slot = int(self.free.get())
+        self._view(slot, ink.shape)[:] = ink
+        return slot
+
+    def take(self, slot: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """A copy of a slot's ink; the slot is free again."""
+        ink = self._view(slot, shape).copy()
+        self.free.put(slot)
+        return ink
+
+    def _view(self, slot: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        flat = np.frombuffer(self.memory, np.uint8)[slot * self.room :]
+        return flat[: int(np.prod(shape))].reshape(shape)
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """A batch whose ink, of this shape, lies on the shelf."""
+
+    batch: Batch
+    slot: int
+    shape: tuple[int, ...]
+
+
+def work(task: WorkerTask, weights: Any, shelf: InkShelf, outbox: Any) -> None:
     """A worker's life: batches into the outbox for ever, or one message if something breaks."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    nothing = np.empty(0, np.uint8)
     try:
         packer = task.packer()
         rng = np.random.default_rng((task.seed, task.number))
         while True:
-            outbox.put(packer.draw(rng, list(weights)))
+            batch = packer.draw(rng, list(weights))
+            outbox.put(Shelved(replace(batch, ink=nothing), shelf.put(batch.ink), batch.ink.shape))
     except Exception:
         outbox.put(traceback.format_exc())
 
@@ -221,12 +280,12 @@ class BatchSource:
         draw_all(data, workers)
         context = multiprocessing.get_context("spawn")
         self._weights = context.Array("d", list(weights))
-        self._outbox = context.Queue(ahead)
-        tasks = [
-            WorkerTask(data, tokenizer, shape or BatchShape(), seed, number) for number in range(workers)
-        ]
+        self._outbox = context.Queue()
+        shape = shape or BatchShape()
+        self._shelf = InkShelf.with_slots(context, ahead, shape.largest)
+        tasks = [WorkerTask(data, tokenizer, shape, seed, number) for number in range(workers)]
         self._workers = [
-            context.Process(target=work, args=(task, self._weights, self._outbox), daemon=True)
+            context.Process(target=work, args=(task, self._weights, self._shelf, self._outbox), daemon=True)
             for task in tasks
         ]
         for worker in self._workers:
@@ -246,8 +305,8 @@ class BatchSource:
                 if not all(worker.is_alive() for worker in self._workers):
                     raise RuntimeError("A process that draws pages died.") from None
                 continue
-            if isinstance(item, Batch):
-                return item
+            if isinstance(item, Shelved):
+                return replace(item.batch, ink=self._shelf.take(item.slot, item.shape))
             raise RuntimeError(f"A process that draws pages broke:\n{item}")
 
     def close(self) -> None:
@@ -256,8 +315,9 @@ class BatchSource:
             worker.terminate()
         for worker in self._workers:
             worker.join()
-        self._outbox.close()
-        self._outbox.cancel_join_thread()
+        for waiting in (self._outbox, self._shelf.free):
+            waiting.close()
+            waiting.cancel_join_thread()
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ CHARACTERS_PER_WORD = {
 CHARACTER_WIDTH = 0.52
 TOKENS_PER_BLOCK = 22
 TYPE_SIZES = tuple(range(12, 29))
+CROWDED_SIZES = tuple(range(12, 17))
 TYPE_WEIGHTS = tuple(0.4 if size < 14 else 10 / (size - 6) if size < 27 else 0.1 for size in TYPE_SIZES)
 
 
@@ -66,15 +67,22 @@ class Level:
 
 @dataclass(frozen=True)
 class Studio:
-    """What pages are made of: glyphs and text."""
+    """What pages are made of: glyphs and text.
+
+    `crowded` is the share of the larger pages, beyond those that come about anyway, whose lines are small
+    and close together: there a reader loses its line most easily.
+    """
 
     atlas: Atlas
     text: TextSource
+    crowded: float = 0.0
 
     @classmethod
-    def from_folder(cls, folder: Path, split: str = "train", mix: TextMix | None = None) -> Studio:
+    def from_folder(
+        cls, folder: Path, split: str = "train", mix: TextMix | None = None, crowded: float = 0.0
+    ) -> Studio:
         """Uses a folder that fetch_data filled; `split` is "train" or "eval"."""
-        return cls(Atlas.from_folder(folder), TextSource.from_folder(folder, split, mix))
+        return cls(Atlas.from_folder(folder), TextSource.from_folder(folder, split, mix), crowded)
 
 
 @dataclass(frozen=True)
@@ -282,6 +290,9 @@ def choose_look(
     size = choose_size(dice, level, height, width)
     face = dice.choices((family.regular, family.bold, family.italic), (0.82, 0.07, 0.11))[0]
     leading = size * dice.choice((dice.uniform(1.08, 1.3), dice.uniform(1.15, 1.6)))
+    if studio.crowded and level.blocks and dice.random() < studio.crowded:
+        size = dice.choice(CROWDED_SIZES)
+        leading = size * dice.uniform(1.08, 1.2)
     spare = dice.random()
     side = min(width, 900) * (0.02 + 0.1 * spare * dice.random()) + 2 + room_for_slant * height / 2
     right = side if dice.random() < 0.8 else side + dice.uniform(0, 0.35) * width

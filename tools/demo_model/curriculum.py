@@ -12,8 +12,8 @@ UNLOCK_AT = (0.90, 0.90, 0.91, 0.91)  # next-token accuracy on the newest level
 FINAL_MIX = (0.04, 0.08, 0.18, 0.33, 0.37)
 NEWEST_SHARE = 0.55  # of the batches, until the next level unlocks
 WARM_UP_STEPS = 150
-FALL_FROM = 0.3  # share of the run after which rates fall, linearly to 0
-ROUGH_FROM, ROUGH_FULL, ROUGH_SHARE = 0.35, 0.50, 0.40
+FALL_FROM = 0.2  # share of the run after which rates fall, linearly to 0
+ROUGH_FROM, ROUGH_FULL, ROUGH_SHARE = 0.35, 0.50, 0.25
 AVERAGE_KEEP = 0.999
 REMEMBER = 0.6  # of the accuracy, per reading of the log
 

@@ -48,9 +48,13 @@ def mlx_reader(options: argparse.Namespace) -> Reader:
 def torch_reader(options: argparse.Namespace) -> Reader:
     """Reads with the training model, from the averaged weights that training wrote or from the exported
     folder."""
+    import torch
+
     from tools.demo_model.torch_reader import TorchReader
 
-    reader = TorchReader.from_files(options.weights, options.checkpoint, options.data, options.bits)
+    dtype = getattr(torch, options.dtype)
+    weights = options.weights or [options.checkpoint / "model.safetensors"]
+    reader = TorchReader.from_files(weights, options.checkpoint, options.data, options.bits, dtype)
     return reader.read
 
 
@@ -122,6 +126,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--papers", type=int, nargs="*", default=range(len(PAPERS)))
     parser.add_argument("--levels", type=int, nargs="*", default=range(len(LEVELS)))
     parser.add_argument("--bits", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="torch engine's")
     parser.add_argument("--seed", type=int, default=2025)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for all numbers and the worst pages")

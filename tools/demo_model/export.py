@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,26 @@ from torch import Tensor
 from tools.demo_model.model import DemoConfig
 
 CHANNELS, FRAMES = 3, 2
+VISION_PARTS = {
+    "norm1": "norm1",
+    "qkv": "attn.qkv",
+    "proj": "attn.proj",
+    "norm2": "norm2",
+    "fc1": "mlp.linear_fc1",
+    "fc2": "mlp.linear_fc2",
+}
+MERGER_PARTS = {"norm": "norm", "fc1": "linear_fc1", "fc2": "linear_fc2"}
+# What each of the decoder's weights is joined from.
+TEXT_PARTS = {
+    "norm1": ("input_layernorm",),
+    "qkv.weight": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "q_norm": ("self_attn.q_norm",),
+    "k_norm": ("self_attn.k_norm",),
+    "out.weight": ("self_attn.o_proj",),
+    "norm2": ("post_attention_layernorm",),
+    "gate_up.weight": ("mlp.gate_proj", "mlp.up_proj"),
+    "down.weight": ("mlp.down_proj",),
+}
 
 
 def text_tensors(state: dict[str, Tensor], config: DemoConfig) -> dict[str, Tensor]:
@@ -50,9 +71,10 @@ def text_tensors(state: dict[str, Tensor], config: DemoConfig) -> dict[str, Tens
 
 def merger_tensors(state: dict[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
     """One patch merger: a norm and two linears, each with a bias."""
-    pairs = (("norm", "norm"), ("fc1", "linear_fc1"), ("fc2", "linear_fc2"))
     return {
-        f"{theirs}.{b}.{kind}": state[f"{ours}.{a}.{kind}"] for a, b in pairs for kind in ("weight", "bias")
+        f"{theirs}.{b}.{kind}": state[f"{ours}.{a}.{kind}"]
+        for a, b in MERGER_PARTS.items()
+        for kind in ("weight", "bias")
     }
 
 
@@ -65,10 +87,8 @@ def vision_tensors(state: dict[str, Tensor], config: DemoConfig) -> dict[str, Te
         "patch_embed.proj.bias": state["vision.patch.bias"],
         "pos_embed.weight": state["vision.positions"],
     }
-    parts = {"norm1": "norm1", "qkv": "attn.qkv", "proj": "attn.proj", "norm2": "norm2"}
-    parts |= {"fc1": "mlp.linear_fc1", "fc2": "mlp.linear_fc2"}
     for block in range(config.vision_depth):
-        for ours, theirs in parts.items():
+        for ours, theirs in VISION_PARTS.items():
             for kind in ("weight", "bias"):
                 named[f"blocks.{block}.{theirs}.{kind}"] = state[f"vision.blocks.{block}.{ours}.{kind}"]
     named |= merger_tensors(state, "vision.merger", "merger")
@@ -83,6 +103,39 @@ def hugging_face_tensors(
     """All weights of the checkpoint. The head shares the token table, so it has no tensor of its own."""
     named = text_tensors(state, config) | vision_tensors(state, config)
     return {name: value.detach().to(dtype).contiguous().clone() for name, value in named.items()}
+
+
+def training_tensors(named: dict[str, Tensor], config: DemoConfig) -> dict[str, Tensor]:
+    """The way back, to train or measure what is shipped: the same weights under our own names.
+
+    `named` is all of model.safetensors. Raises KeyError where a weight is missing.
+    """
+    text, vision = "model.language_model.", "model.visual."
+    state = {"embedding": named[f"{text}embed_tokens.weight"], "norm": named[f"{text}norm.weight"]}
+    for layer in range(config.layers):
+        ours, theirs = f"blocks.{layer}.", f"{text}layers.{layer}."
+        for name, parts in TEXT_PARTS.items():
+            state[ours + name] = torch.cat([named[f"{theirs}{part}.weight"] for part in parts])
+    grey = named[f"{vision}patch_embed.proj.weight"][:, 0, 0].float() * (CHANNELS * FRAMES)
+    state["vision.patch.weight"] = grey.flatten(1)
+    state["vision.patch.bias"] = named[f"{vision}patch_embed.proj.bias"]
+    state["vision.positions"] = named[f"{vision}pos_embed.weight"]
+    places = {f"blocks.{n}.": (f"blocks.{n}.", VISION_PARTS) for n in range(config.vision_depth)}
+    places["merger."] = ("merger.", MERGER_PARTS)
+    for number in range(len(config.deepstack)):
+        places[f"deep_mergers.{number}."] = (f"deepstack_merger_list.{number}.", MERGER_PARTS)
+    for ours, (theirs, pairs) in places.items():
+        for a, b in pairs.items():
+            for kind in ("weight", "bias"):
+                state[f"vision.{ours}{a}.{kind}"] = named[f"{vision}{theirs}{b}.{kind}"]
+    return state
+
+
+def read_weights(files: Sequence[Path], config: DemoConfig) -> dict[str, Tensor]:
+    """Weights under our own names, from the parts that training wrote or from an exported
+    model.safetensors."""
+    state = {name: value for file in files for name, value in load_file(file).items()}
+    return state if "embedding" in state else training_tensors(state, config)
 
 
 def hugging_face_config(config: DemoConfig, ids: dict[str, int], dtype: str) -> dict[str, object]:
@@ -172,9 +225,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("src/mlx_chandra/demo/checkpoint"))
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     options = parser.parse_args()
-    state: dict[str, Tensor] = {}
-    for part in options.parts:
-        state |= load_file(part)
+    state = read_weights(options.parts, DemoConfig())
     export(state, DemoConfig(), options.folder, getattr(torch, options.dtype))
 
 

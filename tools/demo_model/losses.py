@@ -18,10 +18,11 @@ from tools.demo_model.model import DemoConfig, DemoModel, Rotary, VisionGeometry
 
 SLOTS = 5  # characters named per patch
 X_BINS, X_STEP = 128, 8.0  # pixels
-Y_BINS, Y_STEP = 64, 16.0
+Y_BINS, Y_STEP = 128, 8.0  # finer than any leading, or neighbouring lines of small type look alike
 PLACE_LAYER = 2  # the text block that says where the next token stands
-CHARACTER_WEIGHT, PLACE_WEIGHT = 0.5, 0.2
+CHARACTER_WEIGHT, PLACE_WEIGHT = 0.5, 0.4
 BLANK_WEIGHT = 0.2  # most slots of most patches are empty
+LINE_STEP, LINE_START_WEIGHT = 4.0, 3.0  # a reader that goes to a wrong line is lost for the rest of the page
 BOX_WEIGHT = 0.5  # a box's last digits are guesses, and reading matters more
 
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -95,13 +96,18 @@ def reading_states(
     return states[PLACE_LAYER][:, start:], states[-1][:, start:]
 
 
+def line_weights(places: Tensor) -> Tensor:
+    """[B, T] LINE_START_WEIGHT for a token that stands on a lower line than the one before it, else 1."""
+    lower = places[:, 1:, 1] - places[:, :-1, 1] > LINE_STEP
+    return F.pad(torch.where(lower, LINE_START_WEIGHT, 1.0), (1, 0), value=1.0)
+
+
 def place_loss(logits: Tensor, inputs: StepInputs, counted: Tensor, cross_entropy: LossFunction) -> Tensor:
-    """Where each answer token stands, in bins; logits [B, T, X_BINS + Y_BINS]."""
-    known = counted & ~inputs.places.isnan().any(-1)
+    """Where each answer token stands, in bins; logits [B, T, X_BINS + Y_BINS], counted float32 [B, T]."""
+    weights = (counted * ~inputs.places.isnan().any(-1)).flatten()
     spots = inputs.places.nan_to_num()
     column = (spots[..., 0] / X_STEP).long().clamp(0, X_BINS - 1)
     row = (spots[..., 1] / Y_STEP).long().clamp(0, Y_BINS - 1)
-    weights = known.float().flatten()
     x, y = (part.contiguous() for part in logits.split((X_BINS, Y_BINS), dim=-1))
     return cross_entropy(x.flatten(0, 1), column.flatten(), weights) + cross_entropy(
         y.flatten(0, 1), row.flatten(), weights
@@ -125,10 +131,11 @@ def step_losses(
     order = torch.arange(inputs.answers.shape[1], device=logits.device)
     counted = order < inputs.lengths[:, None]  # [B, T]
     boxed = (shape.marks[inputs.answers].cumsum(1) > 0) & (shape.marks[inputs.answers] == 0)
-    weights = torch.where(boxed, BOX_WEIGHT, 1.0).mul(counted).flatten()
+    lines = line_weights(inputs.places) * counted
+    weights = torch.where(boxed, BOX_WEIGHT, lines).mul(counted).flatten()
     reading = cross_entropy(logits.flatten(0, 1), inputs.answers.flatten(), weights)
     character = character_loss(helpers.characters(vision.patches), inputs.characters, cross_entropy)
-    place = place_loss(helpers.places(early), inputs, counted, cross_entropy)
+    place = place_loss(helpers.places(early), inputs, lines, cross_entropy)
     read = counted & ~boxed
     right = (logits.detach().argmax(-1) == inputs.answers) & read
     return StepLosses(

@@ -47,12 +47,17 @@ class TextKind(StrEnum):
 
 @dataclass(frozen=True)
 class TextMix:
-    """How often each kind of text is drawn; the shares need not add up to one."""
+    """How often each kind of text is drawn; the shares need not add up to one.
+
+    `echo` is the share of the passages of prose that say some of their words again: a reader must know where
+    on the page it is, not only what it has just read.
+    """
 
     prose: float = 0.26
     prose_like: float = 0.23
     figures: float = 0.23
     random: float = 0.28
+    echo: float = 0.0
 
     def draw(self, dice: Random) -> TextKind:
         weights = (self.prose, self.prose_like, self.figures, self.random)
@@ -104,10 +109,11 @@ class TextSource:
 
     def passage(self, dice: Random, kind: TextKind, words: int) -> str:
         """About `words` words of one kind, separated by single spaces (never empty)."""
-        if kind is TextKind.PROSE:
-            return dress(" ".join(self._prose(dice, words)), dice)
-        if kind is TextKind.PROSE_LIKE:
-            return dress(" ".join(self._prose_like(dice, words)), dice)
+        if kind in (TextKind.PROSE, TextKind.PROSE_LIKE):
+            taken = (self._prose if kind is TextKind.PROSE else self._prose_like)(dice, words)
+            if self.mix.echo and dice.random() < self.mix.echo:
+                taken = echoed(taken, dice)
+            return dress(" ".join(taken), dice)
         if kind is TextKind.FIGURES:
             return " ".join(self._figures(dice, words))
         return " ".join(random_string(dice) for _ in range(words))
@@ -160,6 +166,17 @@ class TextSource:
             else:
                 taken += figure(dice).split()
         return taken[:words]
+
+
+def echoed(words: list[str], dice: Random) -> list[str]:
+    """As many words, in which a run of up to twenty comes once to three times more."""
+    start = dice.randrange(len(words))
+    run = words[start : start + dice.randint(2, 20)]
+    said = list(words)
+    for _ in range(dice.randint(1, 3)):
+        place = dice.randint(start, len(words))
+        said[place:place] = run
+    return said[: len(words)]
 
 
 def capitalised(text: str) -> str:

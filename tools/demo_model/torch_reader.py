@@ -1,5 +1,4 @@
-"""Reads exam pages with the training model itself: grouped by page size and prompt, in bf16 on a GPU,
-float32 on a CPU."""
+"""Reads exam pages with the training model itself: grouped by page size and prompt."""
 
 from __future__ import annotations
 
@@ -10,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tools.demo_model.decode import read_pages
 from tools.demo_model.exam import PAPERS, Question
+from tools.demo_model.export import read_weights
 from tools.demo_model.model import DemoConfig, DemoModel
 from tools.demo_model.pages import LEVELS
 from tools.demo_model.prompts import PromptTokens
@@ -40,18 +39,21 @@ class TorchReader:
     tokenizer_file: Path
 
     @classmethod
-    def from_files(cls, parts: Sequence[Path], tokenizer: Path, data: Path, bits: int) -> TorchReader:
-        """Weights as training wrote them, tokenizer.json in a folder, prompts.json in the data folder."""
+    def from_files(
+        cls, parts: Sequence[Path], tokenizer: Path, data: Path, bits: int, dtype: torch.dtype
+    ) -> TorchReader:
+        """Weights as training wrote them or as exported, tokenizer.json in a folder, prompts.json in the data
+        folder."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = DemoModel(DemoConfig())
-        state = {name: value for part in parts for name, value in load_file(part).items()}
+        state = read_weights(parts, model.config)
         if bits:
             state = {
                 name: quantised(value, bits) if value.ndim == 2 and "positions" not in name else value
                 for name, value in state.items()
             }
         model.load_state_dict(state)
-        model.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        model.to(device, dtype)
         return cls(model.eval(), PromptTokens.from_folder(tokenizer, data), tokenizer / "tokenizer.json")
 
     def read(self, questions: Sequence[Question]) -> list[str]:

@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tools.demo_model.batches import Batch, BatchShape, BatchSource
 from tools.demo_model.curriculum import Curriculum, average_keep, rate, rough_share
+from tools.demo_model.export import read_weights
 from tools.demo_model.model import DemoConfig
 from tools.demo_model.pages import LEVELS
 from tools.demo_model.prompts import PromptTokens
@@ -209,7 +210,7 @@ def resume(options: argparse.Namespace, trainer: Trainer) -> tuple[Clock, Curric
         trainer.optimiser.restore(whole["optimiser"])
         return Clock(**whole["clock"]), Curriculum(**whole["curriculum"])
     if options.start_from:
-        named = {name: value for part in options.start_from for name, value in load_file(part).items()}
+        named = read_weights(options.start_from, trainer.config)
         for flat in (trainer.optimiser.master, trainer.optimiser.average):
             views = trainer.optimiser.named(flat)
             for name, value in named.items():
@@ -294,8 +295,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1080, help="training time of this call")
     parser.add_argument("--total-seconds", type=float, help="of all calls together; rates reach 0 then")
     parser.add_argument("--resume", action="store_true", help="go on from --state if it exists")
-    parser.add_argument("--start-from", type=Path, nargs=2, help="averaged weights to start from")
-    parser.add_argument("--start-seconds", type=float, default=0.0, help="training time in --start-from")
+    parser.add_argument(
+        "--start-from", type=Path, nargs="+", help="averaged weights, or a model.safetensors, to start from"
+    )
+    parser.add_argument(
+        "--start-seconds",
+        type=float,
+        default=0.0,
+        help="training time in --start-from; the rates begin where they are after it",
+    )
     parser.add_argument("--workers", type=int, default=12, help="processes that draw pages")
     parser.add_argument("--pixels", type=int, default=BatchShape.pixels, help="of all pages of a batch")
     parser.add_argument("--attention", choices=tuple(ATTENTION), default="cudnn", help="which kernels")

@@ -1,5 +1,6 @@
 """What the program does differently from machine to machine, without having all the machines."""
 
+import os
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -57,3 +58,15 @@ def test_the_default_device_is_asked_for_each_time() -> None:
         assert current_backend().name is BackendName.CPU
     finally:
         mx.set_default_device(before)
+
+
+def test_on_cuda_mlx_is_told_to_go_on_with_many_shapes_unless_the_user_has_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, mx.DeviceType.gpu, False)
+    monkeypatch.setenv("MLX_USE_CUDA_GRAPHS", "1")
+    monkeypatch.setenv("MLX_ENABLE_CACHE_THRASHING_CHECK", "")
+    monkeypatch.delenv("MLX_ENABLE_CACHE_THRASHING_CHECK")
+    current_backend()
+    assert os.environ["MLX_USE_CUDA_GRAPHS"] == "1"
+    assert os.environ["MLX_ENABLE_CACHE_THRASHING_CHECK"] == "0"

@@ -168,7 +168,9 @@ def current_backend() -> Backend:
         return backend_of(BackendName.CPU)
     if mx.metal.is_available():
         return backend_of(BackendName.METAL)
-    # MLX keeps every different graph of launches and gives up after 800 of them, which a long run meets.
-    # Steps take the same time without graphs. Read when MLX first computes something.
+    # Read when MLX first computes something. It keeps every different graph of launches, and steps take the
+    # same time without them; and it gives up when it has made twice as many graphs, or plans of attention, as
+    # it keeps, where a long run had better wait for the next one.
     os.environ.setdefault("MLX_USE_CUDA_GRAPHS", "0")
+    os.environ.setdefault("MLX_ENABLE_CACHE_THRASHING_CHECK", "0")
     return backend_of(BackendName.CUDA)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.feed import Todo
@@ -180,11 +181,8 @@ class InputClock:
             self.worked(work, time.perf_counter() - wall, time.thread_time() - cpu)
             return result
 
-        setattr(owner, method, timed)
-        try:
+        with patch.object(owner, method, timed):
             yield
-        finally:
-            setattr(owner, method, original)
 
     def times(self) -> InputTimes:
         """The figures, once the last page has ended."""

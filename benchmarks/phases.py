@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+from unittest.mock import patch
 
 
 class Phase(StrEnum):
@@ -78,11 +79,8 @@ class PhaseClock:
                 self.leave(result)
             return result
 
-        setattr(owner, method, timed)
-        try:
+        with patch.object(owner, method, timed):
             yield
-        finally:
-            setattr(owner, method, original)
 
     def times(self, wall: float) -> PhaseTimes:
         """The phases of a run that took `wall` seconds."""

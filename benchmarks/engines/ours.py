@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import mlx.core as mx
 
@@ -95,8 +96,5 @@ def _stats_kept(seen: list[GeneratorStats]) -> Iterator[None]:
         seen.append(original(generator))
         return seen[-1]
 
-    setattr(BatchGenerator, "stats", stats)  # noqa: B010  (mypy refuses the assignment)
-    try:
+    with patch.object(BatchGenerator, "stats", stats):
         yield
-    finally:
-        setattr(BatchGenerator, "stats", original)  # noqa: B010

@@ -182,7 +182,8 @@ class DecodeView:
     Attributes:
         lengths: Tokens in each page's slot, this step's own included; [n] on the host.
         window: The longest of them, rounded up to a size that many steps share.
-        mask: [n, 1, 1, window]; True, or 0 where added, at what a page may see. None where each sees all.
+        mask: [n, 1, 1, window], for PRODUCTS [n, kv_heads, heads / kv_heads, window]; True, or 0 where added,
+            at what a page may see. None where each sees all.
         form: The backend's form.
     """
 

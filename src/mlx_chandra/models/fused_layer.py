@@ -15,30 +15,15 @@ import mlx.nn as nn
 
 from mlx_chandra.models.attention import AttentionPass
 from mlx_chandra.models.config import TextConfig
+from mlx_chandra.models.plain_layers import replace_plain_layers
 from mlx_chandra.models.rope import Rotation, StepRotation
 from mlx_chandra.models.shelves import finite
 
-_LINEAR_LAYERS = (
-    *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
-    *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")),
-)
-
 
 def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> list[Any]:
-    """Replace decoder layers (qwen3_vl.DecoderLayer); one whose matrices aren't plain stays as it is.
-
-    Evaluates layer by layer, so that only one layer's weights are in memory twice.
-    """
+    """The layers in this form, where they are plain; `kept` is the dtype of what the cache keeps."""
     functions = _Functions(config, kept)
-    fused: list[Any] = []
-    for number, layer in enumerate(layers):
-        named = dict(layer.named_modules())
-        plain = all(type(named[name]) is nn.Linear and "bias" not in named[name] for name in _LINEAR_LAYERS)
-        fused.append(FusedLayer(layer, number, config, functions) if plain else layer)
-        mx.eval(fused[-1].parameters())
-        if plain:
-            layer.clear()  # gives the parts' memory back
-    return fused
+    return replace_plain_layers(layers, lambda layer, number: FusedLayer(layer, number, config, functions))
 
 
 class _Functions:

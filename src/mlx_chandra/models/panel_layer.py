@@ -20,35 +20,17 @@ from mlx_chandra.models.attention import AttentionPass
 from mlx_chandra.models.backend import Backend
 from mlx_chandra.models.config import TextConfig
 from mlx_chandra.models.pieces import in_pieces
+from mlx_chandra.models.plain_layers import replace_plain_layers
 from mlx_chandra.models.rope import Rotation, StepRotation
 
 MOST_COLUMNS = 64  # of a panel
 
-_LINEAR_LAYERS = (
-    *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
-    *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")),
-)
-
 
 def panel_layers(layers: Sequence[Any], config: TextConfig, backend: Backend) -> list[Any]:
-    """Replace decoder layers (qwen3_vl.DecoderLayer); one whose matrices aren't plain, in float32 and without
-    biases, stays as it is.
-
-    Evaluates layer by layer, so that only one layer's weights are in memory twice.
-    """
-    replaced: list[Any] = []
-    for number, layer in enumerate(layers):
-        named = dict(layer.named_modules())
-        plain = all(_is_plain(named[name]) for name in _LINEAR_LAYERS)
-        replaced.append(PanelLayer(layer, number, config, backend) if plain else layer)
-        mx.eval(replaced[-1].parameters())
-        if plain:
-            layer.clear()  # gives the parts' memory back
-    return replaced
-
-
-def _is_plain(module: nn.Module) -> bool:
-    return type(module) is nn.Linear and "bias" not in module and module.weight.dtype == mx.float32
+    """The layers in this form, where they are plain and in float32."""
+    return replace_plain_layers(
+        layers, lambda layer, number: PanelLayer(layer, number, config, backend), mx.float32
+    )
 
 
 def panels(weight: mx.array, columns: int | None = None) -> mx.array:

@@ -19,12 +19,20 @@ from tools.demo_model.decode import read_pages  # noqa: E402
 from tools.demo_model.export import export, read_weights  # noqa: E402
 from tools.demo_model.losses import (  # noqa: E402
     LINE_START_WEIGHT,
+    MOST_SPOILED,
     Y_STEP,
+    Shape,
     StepInputs,
     line_weights,
     reading_states,
+    spoiled,
 )
-from tools.demo_model.model import DemoConfig, DemoModel, merge_order, vision_geometry  # noqa: E402
+from tools.demo_model.model import (  # noqa: E402
+    DemoConfig,
+    DemoModel,
+    merge_order,
+    vision_geometry,
+)
 from tools.demo_model.prompts import PromptTokens  # noqa: E402
 from tools.demo_model.steps import DeviceBatch, Trainer  # noqa: E402
 
@@ -53,7 +61,8 @@ def prompts(ids: dict[str, int]) -> PromptTokens:
     """A prompt of a few tokens around the page, as long before the image as the real one."""
     lead = (ids["<|im_start|>"], 5, 6, 7, ids["<|vision_start|>"])
     after = (ids["<|vision_end|>"], 40, 41, 42)
-    return PromptTokens(lead, (after,) * 3, stop=ids["<|im_end|>"], marks=(0,) * DemoConfig().vocabulary)
+    size = DemoConfig().vocabulary
+    return PromptTokens(lead, (after,) * 3, ids["<|im_end|>"], marks=(0,) * size, texts=(True,) * size)
 
 
 def shake(model: DemoModel) -> None:
@@ -141,6 +150,25 @@ def test_training_can_go_on_from_an_exported_checkpoint(tmp_path: Path) -> None:
     assert sorted(back) == sorted(want)
     for name, value in want.items():
         torch.testing.assert_close(back[name], value, msg=name)
+
+
+def test_a_spoiled_answer_differs_in_some_text_only_and_never_in_tags_boxes_or_whole_pages() -> None:
+    tag, opens, closes, stop = 3, 1, 2, 0  # the tokens from 4 on are text
+    texts = torch.arange(40) >= 4
+    marks = torch.zeros(40, dtype=torch.long)
+    marks[opens], marks[closes] = 1, -1
+    row = [opens, 30, 31, closes, *range(4, 24), tag, stop] + [stop] * 6
+    answers = torch.tensor([row] * 400)
+    shape = Shape(None, None, answers, answers, marks, texts)  # type: ignore[arg-type]
+    torch.manual_seed(2)
+    said = spoiled(answers, torch.full((400,), 26), shape)
+    changed = said != answers
+    assert not changed[:, :4].any()
+    assert not changed[:, 24:].any()
+    assert texts[said[changed]].all()
+    untouched = (~changed.any(1)).float().mean()
+    assert 0.5 < untouched < 0.8, "about half of the pages, and those where chance spared all"
+    assert 0.005 < changed[:, 4:24].float().mean() < MOST_SPOILED / 2
 
 
 def test_neighbouring_lines_of_the_smallest_type_never_share_a_place() -> None:

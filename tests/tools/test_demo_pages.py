@@ -16,9 +16,12 @@ from tokenizers import Tokenizer
 from tools.demo_model import pages as pages_module
 from tools.demo_model.batches import (
     OCR_LAYOUT,
+    OCR_SHARE,
+    SHORT,
     BatchShape,
     InkShelf,
     Packer,
+    PageMix,
     characters_by_patch,
     token_points,
 )
@@ -265,11 +268,23 @@ def test_crowded_pages_have_small_lines_close_together(studio: Studio) -> None:
         assert gaps[gaps > 6].min() <= 16 * 1.2 + 1
 
 
+def test_prompts_are_drawn_as_the_levels_say_or_with_the_short_one_as_often_as_asked() -> None:
+    def share(mix: PageMix, level: pages_module.Level, kind: int) -> float:
+        rng = np.random.default_rng(4)
+        return sum(mix.draw_prompt(rng, level) == kind for _ in range(4000)) / 4000
+
+    note, card = LEVELS[1], LEVELS[2]
+    assert share(PageMix(), card, OCR_LAYOUT) == pytest.approx(card.layout_share, abs=0.03)
+    assert share(PageMix(), card, SHORT) == pytest.approx(1 - card.layout_share - OCR_SHARE, abs=0.03)
+    assert share(PageMix(short=0.7), card, SHORT) == pytest.approx(0.7, abs=0.03)
+    assert share(PageMix(short=0.7), note, OCR_LAYOUT) == pytest.approx(note.layout_share, abs=0.03)
+
+
 def test_pages_whose_answer_is_too_long_are_drawn_again(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = Tokenizer.from_file(str(ROOT / "src/mlx_chandra/demo/checkpoint/tokenizer.json"))
-    packer = Packer(studio, tokenizer, BatchShape(pixels=64 * 192 * 8))
+    packer = Packer(studio, tokenizer, BatchShape(pixels=64 * 192 * 8), PageMix())
     short = pages_module.Level("short", ((64, 192),), 3, 0.5, False, 23)
     monkeypatch.setattr("tools.demo_model.batches.LEVELS", (short,))
     batch = packer.pack(np.random.default_rng(0), 0, (64, 192), OCR_LAYOUT)

@@ -39,7 +39,6 @@ SLOTS = 5
 LINE_APART = 4.0  # pixels between the centres of two lines, at the least
 SHORT, OCR, OCR_LAYOUT = 0, 1, 2
 OCR_SHARE = 0.24
-ECHO_SHARE, CROWDED_SHARE = 0.1, 0.2  # of what training reads; the exam's pages come as they come
 STOP_TOKEN, PADDING_TOKEN = "<|im_end|>", "<|endoftext|>"
 
 
@@ -69,6 +68,32 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class PageMix:
+    """What training reads more of than the exam, whose pages come as they come.
+
+    Attributes:
+        echo: Share of the passages of prose that say some of their words again.
+        crowded: Share of the larger pages whose lines are small and close together.
+        short: Share of the short prompt on pages of blocks; nothing leaves it as the levels have it.
+    """
+
+    echo: float = 0.1
+    crowded: float = 0.2
+    short: float | None = None
+
+    def draw_prompt(self, rng: np.random.Generator, level: Level) -> int:
+        """A prompt for the pages of a batch."""
+        layout, ocr = level.layout_share, OCR_SHARE if level.blocks else OCR_SHARE / 3
+        if self.short is not None and level.blocks:
+            rest = (1 - self.short) / (layout + ocr)
+            layout, ocr = layout * rest, ocr * rest
+        draw = rng.random()
+        if draw < layout:
+            return OCR_LAYOUT
+        return OCR if draw < layout + ocr else SHORT
+
+
+@dataclass(frozen=True)
 class BatchShape:
     """How many pages go into a batch: about `pixels` pixels of them, `most` at most, an even number."""
 
@@ -88,8 +113,9 @@ class BatchShape:
 class Packer:
     """Draws and packs batches in this process."""
 
-    def __init__(self, studio: Studio, tokenizer: Tokenizer, shape: BatchShape) -> None:
+    def __init__(self, studio: Studio, tokenizer: Tokenizer, shape: BatchShape, mix: PageMix) -> None:
         self.studio = studio
+        self.mix = mix
         self.tokenizer = tokenizer
         self.shape = shape
         vocabulary = tokenizer.get_vocab()
@@ -102,7 +128,7 @@ class Packer:
         number = int(rng.choice(len(LEVELS), p=shares / shares.sum()))
         level = LEVELS[number]
         size = level.sizes[int(rng.integers(len(level.sizes)))]
-        return self.pack(rng, number, size, draw_kind(rng, level))
+        return self.pack(rng, number, size, self.mix.draw_prompt(rng, level))
 
     def pack(self, rng: np.random.Generator, number: int, size: tuple[int, int], kind: int) -> Batch:
         """Draws the pages of one batch of level `number`, size (height, width) and prompt kind."""
@@ -138,14 +164,6 @@ class Packer:
             encoding = self.tokenizer.encode(html, add_special_tokens=False)
             if len(encoding.ids) < level.max_answer_tokens:
                 return page, [*encoding.ids, self.stop], token_points(html, encoding.offsets, points)
-
-
-def draw_kind(rng: np.random.Generator, level: Level) -> int:
-    draw = rng.random()
-    if draw < level.layout_share:
-        return OCR_LAYOUT
-    share = OCR_SHARE if level.blocks else OCR_SHARE / 3
-    return OCR if draw < level.layout_share + share else SHORT
 
 
 def token_points(html: str, offsets: Sequence[tuple[int, int]], points: Points) -> Points:
@@ -190,11 +208,12 @@ class WorkerTask:
     shape: BatchShape
     seed: int
     number: int
+    mix: PageMix = PageMix()
 
     def packer(self) -> Packer:
         tokenizer = Tokenizer.from_file(str(self.tokenizer / "tokenizer.json"))
-        studio = Studio.from_folder(self.data, mix=TextMix(echo=ECHO_SHARE), crowded=CROWDED_SHARE)
-        return Packer(studio, tokenizer, self.shape)
+        studio = Studio.from_folder(self.data, mix=TextMix(echo=self.mix.echo), crowded=self.mix.crowded)
+        return Packer(studio, tokenizer, self.shape, self.mix)
 
 
 @dataclass(frozen=True)
@@ -263,6 +282,7 @@ class BatchSource:
         weights: How often each level of LEVELS is drawn; may change at run time.
         workers: How many processes draw.
         seed: Each worker's pages follow from it and the worker's number.
+        mix: What the pages are like.
         ahead: How many batches may wait.
     """
 
@@ -275,15 +295,16 @@ class BatchSource:
         workers: int = 12,
         seed: int = 0,
         shape: BatchShape | None = None,
+        mix: PageMix | None = None,
         ahead: int = 24,
     ) -> None:
         draw_all(data, workers)
         context = multiprocessing.get_context("spawn")
         self._weights = context.Array("d", list(weights))
         self._outbox = context.Queue()
-        shape = shape or BatchShape()
+        shape, mix = shape or BatchShape(), mix or PageMix()
         self._shelf = InkShelf.with_slots(context, ahead, shape.largest)
-        tasks = [WorkerTask(data, tokenizer, shape, seed, number) for number in range(workers)]
+        tasks = [WorkerTask(data, tokenizer, shape, seed, number, mix) for number in range(workers)]
         self._workers = [
             context.Process(target=work, args=(task, self._weights, self._shelf, self._outbox), daemon=True)
             for task in tasks

@@ -8,7 +8,7 @@ shapes and no host reads, so that it can be captured in a CUDA graph.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ CHARACTER_WEIGHT, PLACE_WEIGHT = 0.5, 0.4
 BLANK_WEIGHT = 0.2  # most slots of most patches are empty
 LINE_STEP, LINE_START_WEIGHT = 4.0, 3.0  # a reader that goes to a wrong line is lost for the rest of the page
 BOX_WEIGHT = 0.5  # a box's last digits are guesses, and reading matters more
+
+SPOILED_PAGES, MOST_SPOILED = 0.5, 0.08  # of the pages; of such a page's tokens
 
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -48,6 +50,7 @@ class Shape:
     lead: Tensor  # int64 [n] tokens before the image
     prompt: Tensor  # int64 [n] tokens between the image and the answer
     marks: Tensor  # int64 [V] 1 where a token begins a box, -1 where it ends one, else 0
+    texts: Tensor  # bool [V] whether a token is text, not a tag and not special
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,29 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tenso
     """Weighted mean over rows; logits [N, K], labels int64 [N], weights float32 [N]."""
     loss = F.cross_entropy(logits.float(), labels, reduction="none")
     return (loss * weights).sum() / weights.sum().clamp(min=1)
+
+
+def in_boxes(answers: Tensor, marks: Tensor) -> Tensor:
+    """Which tokens are the numbers of a box; answers int64 [B, T], marks int64 [V] -> bool [B, T]."""
+    marked = marks[answers]
+    return (marked.cumsum(1) > 0) & (marked == 0)
+
+
+def spoiled(answers: Tensor, lengths: Tensor, shape: Shape) -> Tensor:
+    """The answers with other text in some places, as if the reader had misread them: a reader that has only
+    seen right answers is lost after its first mistake. Tags and boxes stay.
+
+    Half of what comes instead is text from elsewhere on the page, which leads astray the most.
+    answers int64 [B, T], lengths int64 [B] -> int64 [B, T].
+    """
+    pages, device = len(answers), answers.device
+    share = (torch.rand(pages, 1, device=device) - (1 - SPOILED_PAGES)) * (MOST_SPOILED / SPOILED_PAGES)
+    place = (torch.rand(answers.shape, device=device) * lengths[:, None]).long()
+    elsewhere = answers.gather(1, place)
+    anything = torch.randint(len(shape.texts), answers.shape, device=device)
+    other = torch.where(torch.rand(answers.shape, device=device) < 0.5, elsewhere, anything)
+    text = shape.texts[answers] & shape.texts[other] & ~in_boxes(answers, shape.marks)
+    return torch.where(text & (torch.rand(answers.shape, device=device) < share), other, answers)
 
 
 def reading_states(
@@ -126,11 +152,12 @@ def step_losses(
 ) -> StepLosses:
     """All losses of one batch. Pass a compiled mean_cross_entropy where speed matters."""
     vision = model.vision(inputs.pages, shape.geometry)
-    early, last = reading_states(model, vision, inputs, shape)
+    misread = replace(inputs, answers=spoiled(inputs.answers, inputs.lengths, shape))
+    early, last = reading_states(model, vision, misread, shape)
     logits = model.logits(last)
     order = torch.arange(inputs.answers.shape[1], device=logits.device)
     counted = order < inputs.lengths[:, None]  # [B, T]
-    boxed = (shape.marks[inputs.answers].cumsum(1) > 0) & (shape.marks[inputs.answers] == 0)
+    boxed = in_boxes(inputs.answers, shape.marks)
     lines = line_weights(inputs.places) * counted
     weights = torch.where(boxed, BOX_WEIGHT, lines).mul(counted).flatten()
     reading = cross_entropy(logits.flatten(0, 1), inputs.answers.flatten(), weights)

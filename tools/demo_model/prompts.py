@@ -29,6 +29,7 @@ class PromptTokens:
     after: tuple[tuple[int, ...], ...]  # by PromptKind
     stop: int
     marks: tuple[int, ...]  # by token: 1 where it begins a box, -1 where it ends one, else 0
+    texts: tuple[bool, ...]  # by token: whether it is text, not a tag and not special
 
     @classmethod
     def from_folder(cls, tokenizer_folder: Path, data_folder: Path) -> PromptTokens:
@@ -43,7 +44,8 @@ class PromptTokens:
 
         after = tuple(ids(CLOSING.format(texts[kind.name.lower()])) for kind in PromptKind)
         pieces = tokenizer.get_vocab()
-        marks = [0] * len(pieces)
+        marks, texts = [0] * len(pieces), [True] * len(pieces)
         for piece, number in pieces.items():
+            texts[number] = not piece.startswith("<")
             marks[number] = 1 if piece.startswith(BOX_BEGINS) else -1 if piece.startswith(BOX_ENDS) else 0
-        return cls(ids(OPENING), after, ids(STOP)[0], tuple(marks))
+        return cls(ids(OPENING), after, ids(STOP)[0], tuple(marks), tuple(texts))

@@ -26,7 +26,7 @@ from tools.demo_model.model import (
     vision_geometry,
 )
 from tools.demo_model.muon import FlatOptimiser
-from tools.demo_model.prompts import PromptTokens
+from tools.demo_model.prompts import PromptKind, PromptTokens
 
 LOG_COLUMNS = ("steps", "loss", "reading", "character", "place", "accuracy")
 
@@ -104,7 +104,7 @@ class Trainer:
         named += [(f"helpers.{name}", weight) for name, weight in self.helpers.named_parameters()]
         self.optimiser = FlatOptimiser(named, fused_rows(config), torch.bfloat16 if fast else torch.float32)
         self.rough = torch.zeros((), device=device)
-        self.log = torch.zeros(levels, len(LOG_COLUMNS), device=device)
+        self.log = torch.zeros(levels, len(prompts.after), len(LOG_COLUMNS), device=device)
         self.cosines = degrade_gpu.cosine_matrix().to(device)
         self.table = torch.tensor(degrade_gpu.LUMINANCE, dtype=torch.float32, device=device)
         self.cross_entropy = torch.compile(mean_cross_entropy, dynamic=True) if fast else mean_cross_entropy
@@ -127,6 +127,7 @@ class Trainer:
             lead=torch.tensor(lead, device=self.device),
             prompt=torch.tensor(prompt, device=self.device),
             marks=torch.tensor(self.prompts.marks, device=self.device),
+            texts=torch.tensor(self.prompts.texts, device=self.device),
         )
 
     def backward(self, batch: DeviceBatch, shape: Shape) -> None:
@@ -142,7 +143,7 @@ class Trainer:
         self.optimiser.store(torch.autograd.grad(losses.total, self.optimiser.parameters))
         one = torch.ones((), device=self.device)
         row = (one, losses.total.detach(), losses.reading, losses.character, losses.place, losses.accuracy)
-        self.log[batch.level].add_(torch.stack([value.float() for value in row]))
+        self.log[batch.level, batch.prompt].add_(torch.stack([value.float() for value in row]))
 
     def train_on(self, batch: DeviceBatch) -> None:
         """One step."""
@@ -198,13 +199,15 @@ class Trainer:
         self.rough.fill_(rough)
 
     def read_log(self) -> list[dict[str, float]]:
-        """Means per level since the last reading (steps is their number); starts afresh."""
-        rows = self.log.tolist()
+        """Means per level since the last reading (steps is their number), and as `short` the accuracy with
+        the short prompt; starts afresh."""
+        levels = self.log.tolist()
         self.log.zero_()
-        return [
-            {
-                name: value if name == "steps" else value / max(row[0], 1)
-                for name, value in zip(LOG_COLUMNS, row, strict=True)
-            }
-            for row in rows
-        ]
+        rows = []
+        for prompts in levels:
+            steps, *sums = (sum(column) for column in zip(*prompts, strict=True))
+            means = [value / max(steps, 1) for value in sums]
+            row = dict(zip(LOG_COLUMNS, (steps, *means), strict=True))
+            short = prompts[PromptKind.SHORT]
+            rows.append({**row, "short": short[LOG_COLUMNS.index("accuracy")] / max(short[0], 1)})
+        return rows

@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tools.demo_model.batches import Batch, BatchShape, BatchSource
+from tools.demo_model.batches import Batch, BatchShape, BatchSource, PageMix
 from tools.demo_model.curriculum import Curriculum, average_keep, rate, rough_share
 from tools.demo_model.export import read_weights
 from tools.demo_model.model import DemoConfig
@@ -46,7 +46,7 @@ ATTENTION = {
     "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
 }
 AHEAD = 4  # batches waiting on the device
-KEPT = 120  # batches per level that stay on the device, to be read again when the workers are behind
+KEPT = 240  # batches per level that stay on the device, to be read again when the workers are behind
 
 
 @dataclass
@@ -225,9 +225,14 @@ def feeding(
     options: argparse.Namespace, mix: tuple[float, ...], seed: int, device: torch.device
 ) -> Iterator[Feeder]:
     """Workers and the feeder, stopped at the end."""
-    shape = BatchShape(options.pixels)
     source = BatchSource(
-        options.data, options.tokenizer, weights=mix, workers=options.workers, seed=seed, shape=shape
+        options.data,
+        options.tokenizer,
+        weights=mix,
+        workers=options.workers,
+        seed=seed,
+        shape=BatchShape(options.pixels),
+        mix=PageMix(crowded=options.crowded, short=options.short),
     )
     feeder = Feeder(source, mix, device)
     try:
@@ -246,7 +251,7 @@ def train(options: argparse.Namespace) -> None:
     keeper = Keeper(options.out, options.state)
     with (
         sdpa_kernel(ATTENTION[options.attention], set_priority=True),
-        feeding(options, curriculum.mix(), clock.steps, device) as feeder,
+        feeding(options, curriculum.mix(), clock.steps + round(clock.seconds), device) as feeder,
         open(options.out / "curve.jsonl", "a", encoding="utf-8") as curve,
     ):
         run(options, trainer, clock, curriculum, feeder, keeper, curve)
@@ -303,6 +308,17 @@ def arguments() -> argparse.Namespace:
         type=float,
         default=0.0,
         help="training time in --start-from; the rates begin where they are after it",
+    )
+    parser.add_argument(
+        "--crowded",
+        type=float,
+        default=PageMix.crowded,
+        help="share of pages of small close lines",
+    )
+    parser.add_argument(
+        "--short",
+        type=float,
+        help="share of the short prompt on pages of blocks (default: the levels')",
     )
     parser.add_argument("--workers", type=int, default=12, help="processes that draw pages")
     parser.add_argument("--pixels", type=int, default=BatchShape.pixels, help="of all pages of a batch")

@@ -31,10 +31,13 @@ from tools.demo_model.model import (  # noqa: E402
     DemoConfig,
     DemoModel,
     merge_order,
+    text_positions,
+    text_rotary,
     vision_geometry,
 )
 from tools.demo_model.prompts import PromptTokens  # noqa: E402
 from tools.demo_model.steps import DeviceBatch, Trainer  # noqa: E402
+from tools.demo_model.widen import with_key_value_heads  # noqa: E402
 
 SPECIALS = (
     "<|endoftext|>",
@@ -150,6 +153,26 @@ def test_training_can_go_on_from_an_exported_checkpoint(tmp_path: Path) -> None:
     assert sorted(back) == sorted(want)
     for name, value in want.items():
         torch.testing.assert_close(back[name], value, msg=name)
+
+
+def test_a_model_with_more_key_value_heads_says_what_the_one_with_fewer_said() -> None:
+    narrow, wide = DemoConfig(key_value_heads=1), DemoConfig(key_value_heads=4)
+    before, after = DemoModel(narrow), DemoModel(wide)
+    before.initialise(torch.Generator().manual_seed(1))
+    shake(before)
+    after.load_state_dict(with_key_value_heads(before.state_dict(), wide))
+    geometry = vision_geometry(wide, 64, 96, CPU)
+    rotary = text_rotary(wide, text_positions(0, geometry.grid, 8, wide.merge), CPU)
+    said = []
+    with torch.no_grad():
+        for model in (before, after):
+            vision = model.vision(torch.linspace(-1, 1, 64 * 96).view(1, 64, 96), geometry)
+            stream = torch.cat((vision.tokens, model.embed(torch.arange(8))[None]), dim=1)
+            said.append(model.logits(model.text(stream, rotary, vision, 0)[-1]))
+    assert said[0].std() > 0.1
+    torch.testing.assert_close(said[1], said[0])
+    with pytest.raises(ValueError, match="4 key/value heads can't be copied to 1"):
+        with_key_value_heads(after.state_dict(), narrow)
 
 
 def test_a_spoiled_answer_differs_in_some_text_only_and_never_in_tags_boxes_or_whole_pages() -> None:

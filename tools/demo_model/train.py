@@ -38,6 +38,7 @@ from tools.demo_model.pages import LEVELS
 from tools.demo_model.prompts import PromptTokens
 from tools.demo_model.steps import DeviceBatch, Trainer
 from tools.demo_model.text import ALPHABET
+from tools.demo_model.widen import with_key_value_heads
 
 LOG_EVERY, PRINT_EVERY = 50, 500  # steps
 SAVE_EVERY = 60.0  # seconds
@@ -210,7 +211,7 @@ def resume(options: argparse.Namespace, trainer: Trainer) -> tuple[Clock, Curric
         trainer.optimiser.restore(whole["optimiser"])
         return Clock(**whole["clock"]), Curriculum(**whole["curriculum"])
     if options.start_from:
-        named = read_weights(options.start_from, trainer.config)
+        named = with_key_value_heads(read_weights(options.start_from, trainer.config), trainer.config)
         for flat in (trainer.optimiser.master, trainer.optimiser.average):
             views = trainer.optimiser.named(flat)
             for name, value in named.items():

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_chandra import done as done_module
 from mlx_chandra.documents.document import Document, Page
-from mlx_chandra.done import ByContent
+from mlx_chandra.done import ByContent, Origin
 from mlx_chandra.outputs.journal import Journal, JournalPage
 from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.results_csv import ResultsFile, Row
@@ -80,18 +80,18 @@ def test_a_copy_waits_for_the_page_that_is_being_read_and_later_finds_its_row(
 ) -> None:
     first, second, third = (Page(make_file(tmp_path / f"{name}.png", "same")) for name in "abc")
     assert done.origin(first, again=False) is None
-    assert done.origin(second, again=False) == first.path
+    assert done.origin(second, again=False) == Origin(first.path, in_work=True)
     done._results.append([Row(first.path, "ok", "text")])
     done.keep([JournalPage(first.path, None, 0, "ok")])
-    assert done.origin(third, again=False) == first.path
-    assert done.origin(third, again=True) == first.path  # of this run
+    for again in (False, True):  # it is of this run
+        assert done.origin(third, again) == Origin(first.path, in_work=False)
 
 
 def test_pages_of_one_number_are_copies_and_others_are_not(tmp_path: Path, done: ByContent) -> None:
     first, second = make_file(tmp_path / "a.pdf", "same"), make_file(tmp_path / "b.pdf", "same")
     assert done.origin(Page(first, 1), again=False) is None
     assert done.origin(Page(second, 2), again=False) is None
-    assert done.origin(Page(second, 1), again=False) == f"{first.path}#page=1"
+    assert done.origin(Page(second, 1), again=False) == Origin(f"{first.path}#page=1", in_work=True)
 
 
 def test_a_file_that_cannot_be_read_is_nobodys_copy(tmp_path: Path, done: ByContent) -> None:

@@ -12,7 +12,7 @@ Files are hashed when their turn comes, and not again as long as their size and 
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mlx_chandra.documents.content import Stamp, content_hash, stamp_of
@@ -25,6 +25,14 @@ from mlx_chandra.outputs.states import PageState, state_of
 _MOST_FRESH = 8  # files whose hashes are at hand, for the pages of a document
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The page whose row another one gets, as it is of the same bytes; `in_work`: that isn't there yet."""
+
+    path: str
+    in_work: bool
+
+
 class Done(Protocol):
     """What a run asks of pages, and tells of those that it has done. From several threads."""
 
@@ -32,7 +40,7 @@ class Done(Protocol):
         """Whether the row that a page has is what this run would write."""
         ...
 
-    def origin(self, page: Page, again: bool) -> str | None:
+    def origin(self, page: Page, again: bool) -> Origin | None:
         """The page whose row this one, which is to be done now, can get: it is of the same bytes.
 
         It is done already, or will be in this run. None for a page that has to be read. With `again`, because
@@ -89,7 +97,7 @@ class ByPath:
     def is_current(self, page: Page) -> bool:
         return True
 
-    def origin(self, page: Page, again: bool) -> str | None:
+    def origin(self, page: Page, again: bool) -> Origin | None:
         return None
 
     def known(self, path: str) -> JournalPage | None:
@@ -112,11 +120,12 @@ class ByContent:
         self._lock = threading.Lock()
         self._in_work: dict[str, str | None] = {}  # the file's hash, by the page's path
         self._claimed: dict[tuple[str, int], str] = {}  # the page that is being read, by what it is of
+        self._copying: dict[tuple[str, int], str] = {}  # the first that gets an earlier row, likewise
 
     def is_current(self, page: Page) -> bool:
         return self._current(page)
 
-    def origin(self, page: Page, again: bool) -> str | None:
+    def origin(self, page: Page, again: bool) -> Origin | None:
         content = self._contents.of(page.document.path)
         with self._lock:
             self._in_work[page.path] = content
@@ -124,17 +133,22 @@ class ByContent:
                 return None
             what = (content, page.number or 0)
             if what in self._claimed:
-                return self._claimed[what]
+                return Origin(self._claimed[what], in_work=True)
             twin = self._twin(page, content, again)
-            if twin is None:
-                self._claimed[what] = page.path
-            return twin
+            if twin is not None:
+                self._copying.setdefault(what, page.path)
+                return Origin(twin, in_work=False)
+            if what in self._copying and not again:
+                return Origin(self._copying[what], in_work=True)
+            self._claimed[what] = page.path
+            return None
 
     def _twin(self, page: Page, content: str, again: bool) -> str | None:
         for shown, status in self._journal.twins(content, page.number or 0, again):
             path = real_path(shown)
-            # an error that isn't the answer's may have come from the moment
-            if path != page.path and path in self._results and state_of(status) is not PageState.ERROR:
+            if path in self._in_work or path not in self._results:
+                continue  # this page itself, or one that is done again, maybe of other bytes
+            if state_of(status) is not PageState.ERROR:  # which may have come from the moment
                 return path
         return None
 
@@ -149,8 +163,9 @@ class ByContent:
             for page in known:
                 self._in_work.pop(page.path, None)
                 what = (page.content or "", page.number)
-                if self._claimed.get(what) == page.path:
-                    del self._claimed[what]
+                for which in (self._claimed, self._copying):
+                    if which.get(what) == page.path:
+                        del which[what]
 
     def vanished(self, pages: Sequence[Page]) -> list[str]:
         there = {page.path for page in pages}

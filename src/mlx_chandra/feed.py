@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.pages import Reading, pages_left
 from mlx_chandra.documents.selection import PageSelection
-from mlx_chandra.done import ByPath, Done
+from mlx_chandra.done import ByPath, Done, Origin
 from mlx_chandra.errors import MlxChandraError, PageError
+from mlx_chandra.outputs.journal import JournalPage
 from mlx_chandra.outputs.results_csv import ResultsFile
 
 if TYPE_CHECKING:
@@ -30,11 +31,24 @@ def _nothing(document: Document, pages: Sequence[Page], left: int) -> None:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """A row that stands in the table: its place, and how its page was read."""
+
+    place: int
+    known: JournalPage
+
+
+@dataclass(frozen=True)
 class Copied:
-    """A page that gets the row of another one, `origin`, which is or will be read of the same bytes."""
+    """A page that gets the row of another one, `origin`, which was or will be read of the same bytes.
+
+    `row` is the one that stood there when this was found: the origin may be done again after that, because
+    its file has other bytes by now. None where the origin is in work.
+    """
 
     page: Page
     origin: str
+    row: Standing | None = None
 
 
 class Todo:
@@ -89,7 +103,14 @@ class Todo:
                 self._begin_again(changed, pages)
             for page in left:
                 origin = self._done.origin(page, self._results.is_asked_again(page.path))
-                yield page if origin is None else Copied(page, origin)
+                yield page if origin is None else Copied(page, origin.path, self._standing(origin))
+
+    def _standing(self, origin: Origin) -> Standing | None:
+        """The row of a page that is done; None where that can't be told."""
+        if origin.in_work:
+            return None
+        place, known = self._results.place(origin.path), self._done.known(origin.path)
+        return None if place is None or known is None else Standing(place, known)
 
     def _is_done(self, page: Page) -> bool:
         return page.path in self._results and self._done.is_current(page)

@@ -131,10 +131,13 @@ class Keeper:
 
     def _copy(self, copied: Copied) -> PageResult | None:
         """What the page gets that is of the same bytes as another one; None while that one has no row."""
-        if copied.origin not in self._results:
-            self._waiting.setdefault(copied.origin, []).append(copied)
-            return None
-        row, known = self._results.row(copied.origin), self._done.known(copied.origin)
+        place, known = (None, None) if copied.row is None else (copied.row.place, copied.row.known)
+        if known is None:
+            if copied.origin not in self._results:
+                self._waiting.setdefault(copied.origin, []).append(copied)
+                return None
+            known = self._done.known(copied.origin)
+        row = self._results.row(copied.origin, place)
         if row is None or known is None:
             trouble = PageError("internal", "the row of a file with the same content can't be read")
             return PageResult(copied.page, PageState.ERROR, error_status(trouble))

@@ -86,6 +86,34 @@ def test_a_file_that_was_moved_gets_a_row_and_a_text_without_being_read(runs: Ru
     assert len(runs.texts()) == 2
 
 
+def test_a_file_that_was_moved_keeps_its_text_where_another_took_its_place(runs: Runs) -> None:
+    for name, number in (("b.png", 1), ("c.png", 2)):
+        make_page(runs.pages / name, number)
+    assert runs() == 2
+    before = runs.texts()
+    for old, new, number in (("b.png", "a.png", 3), ("c.png", "d.png", 4)):
+        (runs.pages / old).rename(runs.pages / new)
+        make_page(runs.pages / old, number)
+    assert runs("--resume") == 3
+    after = runs.texts()
+    assert after["a.png"] == before["b.png"]
+    assert len(set(after.values())) == 4
+    assert (runs.pages / "a_ocr.txt").read_text() == before["b.png"]
+    assert runs("--resume") == 0
+
+
+def test_copies_of_a_page_whose_place_another_one_took_get_its_text(runs: Runs) -> None:
+    make_page(runs.pages / "b.png", 1)
+    assert runs() == 1
+    before = runs.texts()["b.png"]
+    for name in ("a.png", "c.png"):
+        shutil.copy(runs.pages / "b.png", runs.pages / name)
+    make_page(runs.pages / "b.png", 2)
+    assert runs("--resume") == 1
+    found = runs.texts()
+    assert found["a.png"] == found["c.png"] == before != found["b.png"]
+
+
 def test_of_files_with_the_same_bytes_one_is_read(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     make_page(runs.pages / "0.png", 1)
     make_page(runs.pages / "other.png", 2)

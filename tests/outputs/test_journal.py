@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,8 @@ def test_twins_are_pages_of_the_same_bytes_and_number(tmp_path: Path) -> None:
         journal.add([read("/d.pdf#page=2", number=2)])
         assert list(journal.twins("c0", 2, True)) == [("/d.pdf#page=2", "ok")]
         assert len(list(journal.twins("c0", 2, False))) == 2
+        journal.add([replace(read("/e.pdf#page=2", number=2), copy_of="/a.pdf#page=2")])
+        assert list(journal.twins("c0", 2, True)) == [("/d.pdf#page=2", "ok")]  # a copy isn't read
 
 
 def test_a_files_hash_is_remembered_while_its_size_and_time_stay(tmp_path: Path) -> None:

@@ -199,15 +199,16 @@ class Journal:
         Args:
             content: The file's hash.
             number: Of the page in it; 0 for a picture by itself.
-            in_this_run: Only those that this run has done.
+            in_this_run: Only those that this run has read.
         """
         with self._mutex, journal_trouble(self.path):
             found = self._database.execute(
-                "select path, status, reading, run from pages where content = ? and number = ?",
+                "select path, status, reading, run, copy_of from pages where content = ? and number = ?",
                 (content, number),
             ).fetchall()
-        for path, status, reading, run in found:
-            if reading in self._same and not (in_this_run and run != self._run):
+        for path, status, reading, run, copy_of in found:
+            is_read_now = run == self._run and copy_of is None
+            if reading in self._same and (is_read_now or not in_this_run):
                 yield path, status
 
     def begin_run(self) -> None:

@@ -154,10 +154,14 @@ class ResultsFile:
                     self._done[shown] = None
             self._append_redone(bytes(gone))
 
-    def row(self, path: str) -> Row | None:
-        """The page's newest row, read from the disk; None where it has none. Can be asked by any thread."""
+    def place(self, path: str) -> int | None:
+        """Where the page's newest row is, which stays there for all of the run; None where it has none."""
         shown = shown_path(path)
-        place = self._done.get(shown, self._again.get(shown))
+        return self._done.get(shown, self._again.get(shown))
+
+    def row(self, path: str, place: int | None = None) -> Row | None:
+        """The page's row at this place or its newest, from the disk; None for none. For any thread."""
+        place = self.place(path) if place is None else place
         if place is None:
             return None
         file, start = (self._redo_path, ~place) if place < 0 else (self.path, place)

@@ -98,11 +98,12 @@ class Todo:
             self._planned(document, pages, len(left))
             if not left and pages[0].number is None:
                 continue  # done by its own path
+            asked = {page.path for page in left if self._results.is_asked_again(page.path)}
             paths = dict.fromkeys([document.path, *(page.path for page in left)])
             if changed := [path for path in paths if path in self._results]:
                 self._begin_again(changed, pages)
             for page in left:
-                origin = self._done.origin(page, self._results.is_asked_again(page.path))
+                origin = self._done.origin(page, page.path in asked)
                 yield page if origin is None else Copied(page, origin.path, self._standing(origin))
 
     def _standing(self, origin: Origin) -> Standing | None:

@@ -102,6 +102,20 @@ def test_a_file_that_was_moved_keeps_its_text_where_another_took_its_place(runs:
     assert runs("--resume") == 0
 
 
+def test_files_that_were_renumbered_get_rows_of_their_content_without_being_read(runs: Runs) -> None:
+    for number in range(5):
+        make_page(runs.pages / f"{number}.png", number)
+    assert runs() == 5
+    before = runs.texts()
+    for number in range(1, 5):
+        (runs.pages / f"{number}.png").rename(runs.pages / f"{number - 1}.png")
+    assert runs("--resume") == 0
+    assert runs.readers == []
+    after = runs.texts()
+    assert [after[f"{n}.png"] for n in range(5)] == [before[f"{n}.png"] for n in (1, 2, 3, 4, 4)]
+    assert (runs.pages / "0_ocr.txt").read_text() == before["1.png"]
+
+
 def test_copies_of_a_page_whose_place_another_one_took_get_its_text(runs: Runs) -> None:
     make_page(runs.pages / "b.png", 1)
     assert runs() == 1

@@ -18,8 +18,14 @@ OLD = 1_600_000_000  # a time in 2020, in seconds
 
 
 @pytest.fixture
-def done(tmp_path: Path) -> Iterator[ByContent]:
-    with ResultsFile(tmp_path / "r.csv") as results, Journal(results.path, MAKING) as journal:
+def results(tmp_path: Path) -> Iterator[ResultsFile]:
+    with ResultsFile(tmp_path / "r.csv") as results:
+        yield results
+
+
+@pytest.fixture
+def done(results: ResultsFile) -> Iterator[ByContent]:
+    with Journal(results.path, MAKING) as journal:
         yield ByContent(results, journal)
 
 
@@ -43,17 +49,17 @@ def make_file(path: Path, content: str, seconds: int = OLD) -> Document:
     return Document(str(path), "", path.stem)
 
 
-def finish(done: ByContent, page: Page, status: str = "ok") -> None:
-    assert done.origin(page, again=False) is None
-    done._results.append([Row(page.path, status, "text")])
-    done.keep([JournalPage(page.path, None, page.number or 0, status)])
+def keep(results: ResultsFile, done: ByContent, page: Page) -> None:
+    results.append([Row(page.path, "ok", "text")])
+    done.keep([JournalPage(page.path, None, page.number or 0, "ok")])
 
 
 def test_a_file_is_hashed_once_as_long_as_its_size_and_time_stay(
-    tmp_path: Path, done: ByContent, hashed: list[str]
+    tmp_path: Path, results: ResultsFile, done: ByContent, hashed: list[str]
 ) -> None:
     page = Page(make_file(tmp_path / "a.png", "one"))
-    finish(done, page)
+    assert done.origin(page, again=False) is None
+    keep(results, done, page)
     assert hashed == ["a.png"]
     for _ in range(5):
         assert done.is_current(page)
@@ -76,13 +82,12 @@ def test_a_document_of_many_pages_is_hashed_once_also_when_it_is_brand_new(
 
 
 def test_a_copy_waits_for_the_page_that_is_being_read_and_later_finds_its_row(
-    tmp_path: Path, done: ByContent
+    tmp_path: Path, results: ResultsFile, done: ByContent
 ) -> None:
     first, second, third = (Page(make_file(tmp_path / f"{name}.png", "same")) for name in "abc")
     assert done.origin(first, again=False) is None
     assert done.origin(second, again=False) == Origin(first.path, in_work=True)
-    done._results.append([Row(first.path, "ok", "text")])
-    done.keep([JournalPage(first.path, None, 0, "ok")])
+    keep(results, done, first)
     for again in (False, True):  # it is of this run
         assert done.origin(third, again) == Origin(first.path, in_work=False)
 

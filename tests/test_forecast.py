@@ -8,7 +8,19 @@ from PIL import Image
 from mlx_chandra.documents.discover import Folder
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.documents.selection import PageSelection
-from mlx_chandra.forecast import AnswerGuess, Foreseen, Trouble, Writing, disk_bytes, duration, foresee
+from mlx_chandra.done import ByPath
+from mlx_chandra.forecast import (
+    AnswerGuess,
+    Foreseen,
+    ImaginedTable,
+    Sized,
+    Trouble,
+    Writing,
+    disk_bytes,
+    duration,
+    foresee,
+)
+from mlx_chandra.outputs.results_csv import Row
 from mlx_chandra.speeds import BenchSpeed, Known, RunSpeed
 from tests.documents.pdf_files import locked_pdf, make_pdf
 from tests.documents.test_frames import frames, saved
@@ -19,8 +31,8 @@ BENCH = BenchSpeed(8, prompt_seconds=0.02, steps=[(1, 0.5), (8, 1.6)], day="2026
 
 
 def look(folder: Path, done: list[str] | None = None, reading: Reading | None = None) -> dict[str, Foreseen]:
-    paths = {str(folder / name) for name in done or []}
-    found = foresee(Folder.at(str(folder)), lambda page: page.path in paths, reading or Reading())
+    table = ImaginedTable(Row(str(folder / name), "ok", "") for name in done or [])
+    found = foresee(Folder.at(str(folder)), table, ByPath(), reading or Reading())
     return {Path(document.path).name: document for document in found}
 
 
@@ -29,19 +41,19 @@ def test_documents_are_looked_at_as_a_run_would(tmp_path: Path) -> None:
     saved(tmp_path / "b.tif", frames(2, (40, 30)))
     Image.new("RGB", (60, 20)).save(tmp_path / "c.JPG")
     found = look(tmp_path, reading=Reading(PageSelection.parse("1-2")))
-    assert {name: (one.kind, one.pages, len(one.shapes)) for name, one in found.items()} == {
+    assert {name: (one.kind, one.pages, len(one.sized)) for name, one in found.items()} == {
         "a.pdf": ("PDF", 2, 2), "b.tif": ("TIFF", 2, 2), "c.JPG": ("JPEG", 1, 1),
     }  # fmt: skip
-    assert found["b.tif"].shapes == [(30, 40), (30, 40)]
-    assert found["c.JPG"].shapes == [(20, 60)]
+    assert found["b.tif"].sized == [Sized(f"{tmp_path}/b.tif#page={n}", (30, 40)) for n in (1, 2)]
+    assert found["c.JPG"].sized == [Sized(f"{tmp_path}/c.JPG", (20, 60))]
 
 
 def test_pages_that_are_done_are_counted_and_not_looked_at(tmp_path: Path) -> None:
     make_pdf(tmp_path / "a.pdf", "1 0 0", "0 1 0", "0 0 1")
     (tmp_path / "b.png").write_bytes(b"damaged since")
     found = look(tmp_path, ["a.pdf#page=2", "b.png"])
-    assert (found["a.pdf"].pages, found["a.pdf"].done, len(found["a.pdf"].shapes)) == (3, 1, 2)
-    assert (found["b.png"].pages, found["b.png"].done, found["b.png"].troubles) == (1, 1, ())
+    assert (found["a.pdf"].pages, found["a.pdf"].done, len(found["a.pdf"].sized)) == (3, 1, 2)
+    assert (found["b.png"].pages, found["b.png"].done, found["b.png"].troubles) == (1, 1, [])
 
 
 def test_what_cannot_be_read_is_said_as_the_results_will_say_it(tmp_path: Path) -> None:

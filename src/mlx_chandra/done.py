@@ -11,7 +11,7 @@ Files are hashed when their turn comes, and not again as long as their size and 
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -33,8 +33,17 @@ class Origin:
     in_work: bool
 
 
-class Done(Protocol):
-    """What a run asks of pages, and tells of those that it has done. From several threads."""
+class Table(Protocol):
+    """The part of the table that says which pages are done, and is told which aren't any more."""
+
+    def __contains__(self, path: str) -> bool: ...
+    def is_asked_again(self, path: str) -> bool: ...
+    def do_again(self, path: str) -> None: ...
+    def drop(self, paths: Iterable[str]) -> None: ...
+
+
+class Judge(Protocol):
+    """What is asked of pages before any of them is read. From several threads."""
 
     def is_current(self, page: Page) -> bool:
         """Whether the row that a page has is what this run would write."""
@@ -48,6 +57,14 @@ class Done(Protocol):
         """
         ...
 
+    def vanished(self, pages: Sequence[Page]) -> list[str]:
+        """The pages, as the table shows them, that a document had and has no more; `pages` are all it has."""
+        ...
+
+
+class Done(Judge, Protocol):
+    """What a run asks of pages, and tells of those that it has done. From several threads."""
+
     def known(self, path: str) -> JournalPage | None:
         """All that is known of a page that is done."""
         ...
@@ -56,39 +73,15 @@ class Done(Protocol):
         """Remembers pages whose rows are in the table. Their `content` is filled in here."""
         ...
 
-    def vanished(self, pages: Sequence[Page]) -> list[str]:
-        """The pages, as the table shows them, that a document had and has no more; `pages` are all it has."""
-        ...
-
 
 class Memory(Protocol):
-    """The part of a journal that tells whether a page is as it was."""
+    """The part of a journal that tells whether a page is as it was, and which are of the same bytes."""
 
     def known(self, page: str, file: str) -> Known | None: ...
     def content(self, file: str, size: int, mtime_ns: int) -> str | None: ...
     def remember(self, file: str, size: int, mtime_ns: int, content: str) -> None: ...
-
-
-class Current:
-    """Says of pages that have a row whether it is what a run would write. Can be asked by several threads."""
-
-    def __init__(self, journal: Memory) -> None:
-        self._journal = journal
-        self.contents = _Contents(journal)
-
-    def __call__(self, page: Page) -> bool:
-        file = page.document.path
-        known = self._journal.known(page.path, file)
-        if known is None or state_of(known.status) is PageState.ERROR:
-            return True
-        stamp = stamp_of(file)
-        if stamp is None:
-            return True
-        if known.hashed is not None and known.hashed[:2] == (stamp.size, stamp.mtime_ns):
-            now: str | None = known.hashed[2]
-        else:
-            now = self.contents.of(file)
-        return now is None or (known.as_now and now == known.content)
+    def twins(self, content: str, number: int, in_this_run: bool) -> Iterator[tuple[str, str]]: ...
+    def pages_of(self, document: str) -> list[str]: ...
 
 
 class ByPath:
@@ -114,16 +107,50 @@ class ByContent:
     """A run with a journal."""
 
     def __init__(self, results: ResultsFile, journal: Journal) -> None:
-        self._results, self._journal = results, journal
-        self._current = Current(journal)
-        self._contents = self._current.contents
+        self._journal, self._judge = journal, ContentJudge(results, journal)
+
+    def is_current(self, page: Page) -> bool:
+        return self._judge.is_current(page)
+
+    def origin(self, page: Page, again: bool) -> Origin | None:
+        return self._judge.origin(page, again)
+
+    def vanished(self, pages: Sequence[Page]) -> list[str]:
+        return self._judge.vanished(pages)
+
+    def known(self, path: str) -> JournalPage | None:
+        return self._journal.page(path)
+
+    def keep(self, pages: Sequence[JournalPage]) -> None:
+        known = self._judge.with_contents(pages)
+        self._journal.add(known)
+        self._judge.release(known)
+
+
+class ContentJudge:
+    """Judges by the table and the journal, and writes to neither."""
+
+    def __init__(self, table: Table, journal: Memory) -> None:
+        self._table, self._journal = table, journal
+        self._contents = _Contents(journal)
         self._lock = threading.Lock()
         self._in_work: dict[str, str | None] = {}  # the file's hash, by the page's path
         self._claimed: dict[tuple[str, int], str] = {}  # the page that is being read, by what it is of
         self._copying: dict[tuple[str, int], str] = {}  # the first that gets an earlier row, likewise
 
     def is_current(self, page: Page) -> bool:
-        return self._current(page)
+        file = page.document.path
+        known = self._journal.known(page.path, file)
+        if known is None or state_of(known.status) is PageState.ERROR:
+            return True
+        stamp = stamp_of(file)
+        if stamp is None:
+            return True
+        if known.hashed is not None and known.hashed[:2] == (stamp.size, stamp.mtime_ns):
+            now: str | None = known.hashed[2]
+        else:
+            now = self._contents.of(file)
+        return now is None or (known.as_now and now == known.content)
 
     def origin(self, page: Page, again: bool) -> Origin | None:
         content = self._contents.of(page.document.path)
@@ -146,31 +173,31 @@ class ByContent:
     def _twin(self, page: Page, content: str, again: bool) -> str | None:
         for shown, status in self._journal.twins(content, page.number or 0, again):
             path = real_path(shown)
-            if path in self._in_work or path not in self._results:
+            if path in self._in_work or path not in self._table:
                 continue  # this page itself, or one that is done again, maybe of other bytes
             if state_of(status) is not PageState.ERROR:  # which may have come from the moment
                 return path
         return None
 
-    def known(self, path: str) -> JournalPage | None:
-        return self._journal.page(path)
+    def vanished(self, pages: Sequence[Page]) -> list[str]:
+        there = {page.path for page in pages}
+        had = self._journal.pages_of(pages[0].document.path)
+        return [shown for shown in had if real_path(shown) not in there]
 
-    def keep(self, pages: Sequence[JournalPage]) -> None:
+    def with_contents(self, pages: Sequence[JournalPage]) -> list[JournalPage]:
+        """Pages in work, with the hashes of the files that they were read of."""
         with self._lock:
-            known = [replace(page, content=self._in_work.get(page.path)) for page in pages]
-        self._journal.add(known)
-        with self._lock:  # now the journal has them, so who looks for a twin finds it there
-            for page in known:
+            return [replace(page, content=self._in_work.get(page.path)) for page in pages]
+
+    def release(self, pages: Sequence[JournalPage]) -> None:
+        """Says that the journal has these pages now, so that who looks for a twin finds it there."""
+        with self._lock:
+            for page in pages:
                 self._in_work.pop(page.path, None)
                 what = (page.content or "", page.number)
                 for which in (self._claimed, self._copying):
                     if which.get(what) == page.path:
                         del which[what]
-
-    def vanished(self, pages: Sequence[Page]) -> list[str]:
-        there = {page.path for page in pages}
-        had = self._journal.pages_of(pages[0].document.path)
-        return [shown for shown in had if real_path(shown) not in there]
 
 
 class _Contents:

@@ -3,14 +3,14 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.pages import Reading, pages_left
 from mlx_chandra.documents.selection import PageSelection
-from mlx_chandra.done import ByPath, Done, Origin
+from mlx_chandra.done import ByPath, Done, Judge, Origin, Table
 from mlx_chandra.errors import MlxChandraError, PageError
 from mlx_chandra.outputs.journal import JournalPage
 from mlx_chandra.outputs.results_csv import ResultsFile
@@ -51,12 +51,45 @@ class Copied:
     row: Standing | None = None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A document whose turn it is: its pages that were asked for, those of them that have to be done, and
+    which of these, by their paths, their user wants done again."""
+
+    document: Document
+    pages: Sequence[Page]
+    left: Sequence[Page]
+    again: Set[str]
+
+
+def plans(source: Iterable[Document], table: Table, judge: Judge, reading: Reading) -> Iterator[Plan]:
+    """Looks at each document when it is its turn, and tells the table which rows don't count any more.
+
+    A document that is in the table by its own path isn't opened: it was read, or could not be.
+    """
+
+    def is_done(page: Page) -> bool:
+        return page.path in table and judge.is_current(page)
+
+    for document in source:
+        pages, left = pages_left(document, reading, is_done)
+        again = {page.path for page in left if table.is_asked_again(page.path)}
+        if left or pages[0].number is not None:  # else it is done by its own path
+            paths = dict.fromkeys([document.path, *(page.path for page in left)])
+            changed = [path for path in paths if path in table]
+            for path in changed:
+                table.do_again(path)
+            if changed and pages[0].number is not None and reading.pages == PageSelection():
+                table.drop(judge.vanished(pages))
+        yield Plan(document, pages, left, again)
+
+
 class Todo:
     """The pages that still have to be done. Can be asked by several threads.
 
-    Documents are opened to find their pages when the first of these is asked for. A document that is in the
-    results by its own path isn't opened: it was read, or could not be. A row whose page `done` finds changed
-    doesn't count. Of each document, `planned` is told before the first of its pages is given out.
+    Documents are opened to find their pages when the first of these is asked for. A row whose page `done`
+    finds changed doesn't count. Of each document, `planned` is told before the first of its pages is given
+    out.
     """
 
     def __init__(
@@ -92,18 +125,11 @@ class Todo:
         return copied
 
     def _not_done(self, source: Iterable[Document]) -> Iterator[Page | Copied]:
-        for document in source:
-            pages, left = pages_left(document, self._reading, self._is_done)
-            self.skipped += len(pages) - len(left)
-            self._planned(document, pages, len(left))
-            if not left and pages[0].number is None:
-                continue  # done by its own path
-            asked = {page.path for page in left if self._results.is_asked_again(page.path)}
-            paths = dict.fromkeys([document.path, *(page.path for page in left)])
-            if changed := [path for path in paths if path in self._results]:
-                self._begin_again(changed, pages)
-            for page in left:
-                origin = self._done.origin(page, page.path in asked)
+        for plan in plans(source, self._results, self._done, self._reading):
+            self.skipped += len(plan.pages) - len(plan.left)
+            self._planned(plan.document, plan.pages, len(plan.left))
+            for page in plan.left:
+                origin = self._done.origin(page, page.path in plan.again)
                 yield page if origin is None else Copied(page, origin.path, self._standing(origin))
 
     def _standing(self, origin: Origin) -> Standing | None:
@@ -112,16 +138,6 @@ class Todo:
             return None
         place, known = self._results.place(origin.path), self._done.known(origin.path)
         return None if place is None or known is None else Standing(place, known)
-
-    def _is_done(self, page: Page) -> bool:
-        return page.path in self._results and self._done.is_current(page)
-
-    def _begin_again(self, changed: Sequence[str], pages: Sequence[Page]) -> None:
-        """Lets rows be replaced that aren't what this run would write, and ends those of vanished pages."""
-        for path in changed:
-            self._results.do_again(path)
-        if pages[0].number is not None and self._reading.pages == PageSelection():
-            self._results.drop(self._done.vanished(pages))
 
 
 class Total:

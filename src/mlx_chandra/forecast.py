@@ -1,19 +1,23 @@
 """What a run would do, without doing it: its documents and pages, and what the pages will cost.
 
-Documents are opened as far as a run opens them to find their pages, and of each page the size is looked up
-where the file says it; nothing is drawn, decoded or written. What pages cost is arithmetic over these sizes,
-on what is known of answers and of the machine.
+Documents are opened as far as a run opens them to find their pages, and hashed where a run hashes them; of
+each page the size is looked up where the file says it. Nothing is drawn, decoded or written. What pages cost
+is arithmetic over these sizes, on what is known of answers and of the machine.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.names import suffix_of
 from mlx_chandra.documents.opened import OpenDocuments
-from mlx_chandra.documents.pages import Reading, pages_left
+from mlx_chandra.documents.pages import Reading
+from mlx_chandra.done import Judge
 from mlx_chandra.errors import PageError
+from mlx_chandra.feed import Copied, plans
+from mlx_chandra.outputs.results_csv import Again, Row
+from mlx_chandra.outputs.rows import shown_path
 from mlx_chandra.outputs.states import error_status
 from mlx_chandra.speeds import Known
 
@@ -32,6 +36,14 @@ class Trouble:
 
 
 @dataclass(frozen=True)
+class Sized:
+    """A page that would be read, and its height and width as it will be opened."""
+
+    page: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
 class Foreseen:
     """One document.
 
@@ -40,38 +52,71 @@ class Foreseen:
         kind: What its name says it is: PDF, PNG, ...
         pages: That were asked for, those that can't be read included.
         done: Of these, how many are in the results already.
-        shapes: Of those that would be read, height and width as they will be opened.
-        troubles: Of those that can't be.
+        sized: Those that would be read.
+        copies: Those that would get another one's row.
+        troubles: Of those that can't be read.
     """
 
     path: str
     kind: str
     pages: int
     done: int
-    shapes: Sequence[Shape]
+    sized: Sequence[Sized]
+    copies: Sequence[Copied]
     troubles: Sequence[Trouble]
 
 
+class ImaginedTable:
+    """The table as a run would see it and mark it, in memory alone.
+
+    Args:
+        rows: Those that it holds.
+        again: Which of them are done again; None for none.
+    """
+
+    def __init__(self, rows: Iterable[Row], again: Again | None = None) -> None:
+        self._done: set[str] = set()
+        self._again: set[str] = set()  # both by shown path
+        for row in rows:
+            shown = shown_path(row.image_path)
+            (self._again if again is not None and again(shown, row.status) else self._done).add(shown)
+
+    def __contains__(self, path: str) -> bool:
+        return shown_path(path) in self._done
+
+    def is_asked_again(self, path: str) -> bool:
+        return shown_path(path) in self._again
+
+    def do_again(self, path: str) -> None:
+        self._done.remove(shown_path(path))
+        self._again.add(shown_path(path))
+
+    def drop(self, paths: Iterable[str]) -> None:
+        self._done.difference_update(paths)
+
+
 def foresee(
-    source: Iterable[Document], is_done: Callable[[Page], bool], reading: Reading
+    source: Iterable[Document], table: ImaginedTable, judge: Judge, reading: Reading
 ) -> Iterator[Foreseen]:
-    """Looks at each document when it is its turn. `is_done` says of a page whether a run would skip it."""
+    """Looks at each document when it is its turn, and marks in the table what a run would do again."""
     opened = OpenDocuments(reading)
     try:
-        for document in source:
-            pages, left = pages_left(document, reading, is_done)
-            kind, done = _kind(document), len(pages) - len(left)
-            if not left:
-                yield Foreseen(document.path, kind, done, done, (), ())
-                continue
-            shapes: list[Shape] = []
+        for plan in plans(source, table, judge, reading):
+            sized: list[Sized] = []
+            copies: list[Copied] = []
             troubles: list[Trouble] = []
-            for page in left:
+            for page in plan.left:
+                origin = judge.origin(page, page.path in plan.again)
+                if origin is not None:
+                    copies.append(Copied(page, origin.path))
+                    continue
                 try:
-                    shapes.append(_shape(page, opened))
+                    sized.append(Sized(page.path, _shape(page, opened)))
                 except PageError as error:
                     troubles.append(Trouble(page.path, error_status(error)))
-            yield Foreseen(document.path, kind, len(pages), done, shapes, troubles)
+            path, pages = plan.document.path, len(plan.pages)
+            done = pages - len(plan.left)
+            yield Foreseen(path, _kind(plan.document), pages, done, sized, copies, troubles)
     finally:
         opened.close()
 

@@ -1,6 +1,9 @@
 """`ocr --dry-run` says what would be done and what that takes, and does nothing of it."""
 
+import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,7 +38,7 @@ def test_documents_pages_and_tokens_are_counted_and_nothing_is_written(
 ) -> None:
     make_pdf(tmp_path / "in" / "a.pdf", "1 0 0", "0 1 0")
     make_page(tmp_path / "in" / "b.png", size=(96, 64))
-    make_page(tmp_path / "in" / "c.png", size=(96, 64))
+    make_page(tmp_path / "in" / "c.png", 1, size=(96, 64))
     lines = dry(capsys, *DEMO, "--output-dir", "out", "--log-file", "log.jsonl")
     assert lines[0] == "Documents: 3 (2 PNG, 1 PDF)"
     assert lines[1] == "Pages: 4: 4 to read"
@@ -183,3 +186,74 @@ def test_pages_that_a_run_would_read_again_for_their_settings_or_content_are_not
     make_page(tmp_path / "in" / "2.png", 99)
     assert dry(capsys, *DEMO, "--resume")[1] == "Pages: 4: 3 done already, 1 to read"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def renumber(pages: Path) -> None:
+    for number in range(1, 4):
+        (pages / f"{number}.png").rename(pages / f"{number - 1}.png")
+
+
+def replace_a_moved_one(pages: Path) -> None:
+    for name in ("0 was.png", "x.png"):
+        shutil.copy(pages / "0.png", pages / name)
+    make_page(pages / "0.png", 77)
+
+
+def take_pages_from_a_document(pages: Path) -> None:
+    (pages / "a.pdf").rename(pages / "b.pdf")
+    shutil.copy(pages / "b.pdf", pages / "c.pdf")
+    make_pdf(pages / "a.pdf", "0 0 1")
+
+
+def change_many(pages: Path) -> None:
+    (pages / "3.png").rename(pages / "moved.png")
+    shutil.copy(pages / "broken.png", pages / "broken too.png")
+    shutil.copy(pages / "copies" / "1.png", pages / "another.png")
+    for name in ("new.png", "new too.png", "new as well.png"):
+        make_page(pages / name, 88)
+    for name in ("long.png", "long too.png"):
+        make_page(pages / name, 5, size=(1, 5000))
+
+
+@pytest.mark.parametrize("change", [renumber, replace_a_moved_one, take_pages_from_a_document, change_many])
+@pytest.mark.parametrize(
+    "options",
+    [["--resume"], ["--resume", "--max-tokens", "77"], ["--rerun", "path=1.png"], ["--retry-errors"],
+     ["--overwrite"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_where_files_were_moved_and_copied_it_says_what_the_run_then_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None], options: list[str]
+) -> None:
+    pages = tmp_path / "in"
+    for number in range(4):
+        make_page(pages / f"{number}.png", number)
+        make_page(pages / "copies" / f"{number}.png", number % 2)
+    make_pdf(pages / "a.pdf", "1 0 0", "0 1 0")
+    (pages / "broken.png").write_bytes(b"no picture")
+    assert here("ocr", "in", "-o", "r.csv", "--no-text", *DEMO) == 1
+    change(pages)
+    capsys.readouterr()
+    foreseen = numbers(dry(capsys, *DEMO, *options)[1])
+    here("ocr", "in", "-o", "r.csv", "--no-text", "--log-file", "log", *DEMO, *options)
+    log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    pages_done = [event for event in log if event["event"] == "page_finished"]
+    failed = [event for event in pages_done if event["status"].startswith("error:")]
+    well = [event for event in pages_done if event not in failed]
+    assert foreseen == {
+        "done already": log[-1]["skipped"],
+        "of the same content as others": sum(event["copy_of"] is not None for event in well),
+        "that can't be read": len(failed),
+        "to read": sum(event["copy_of"] is None for event in well),
+    }
+
+
+def numbers(line: str) -> dict[str, int]:
+    """`Pages: 9: 5 done already, 4 to read`, with zeros for what isn't said."""
+    said = dict.fromkeys(
+        ["done already", "of the same content as others", "that can't be read", "to read"], 0
+    )
+    for part in line.split(": ")[2].split(", "):
+        number, _, what = part.partition(" ")
+        said[what] = int(number)
+    return said

@@ -5,19 +5,19 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_chandra.cli.numbers import counted
 from mlx_chandra.cli.progress import duration as said_duration
 from mlx_chandra.cli.progress import printable
-from mlx_chandra.documents.document import Page
-from mlx_chandra.done import Current
+from mlx_chandra.done import ContentJudge
 from mlx_chandra.errors import PageError, UsageError
 from mlx_chandra.forecast import (
     AnswerGuess,
     Foreseen,
+    ImaginedTable,
     Trouble,
     Writing,
     disk_bytes,
@@ -28,7 +28,6 @@ from mlx_chandra.forecast import (
 from mlx_chandra.outputs.journal_view import journal_view
 from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.results_csv import Again, Row, Start, stored
-from mlx_chandra.outputs.rows import shown_path
 from mlx_chandra.outputs.states import error_status
 
 if TYPE_CHECKING:
@@ -49,10 +48,21 @@ class _Sum:
     pages: int = 0
     done: int = 0
     left: int = 0  # pages that would be read
-    to_do: int = 0  # documents with such pages
+    copies: int = 0  # that would get another one's row
+    to_do: int = 0  # documents with such pages or those
     prompt_tokens: int = 0
     path_bytes: int = 0
-    troubles: list[Trouble] = field(default_factory=list)
+    troubles: dict[str, Trouble] = field(default_factory=dict)  # by the page
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What a document takes: the tokens of its prompts, how many pages get rows of others, and all that is
+    wrong with its pages."""
+
+    tokens: int
+    copies: int
+    troubles: Sequence[Trouble]
 
 
 @dataclass(frozen=True)
@@ -78,14 +88,13 @@ def show(
     rows = _rows(earlier)
     guesses = Guesses(options)
     total = _Sum()
-    with journal_view(
-        os.path.realpath(earlier.results), earlier.making, earlier.again is not None
-    ) as journal:
-        is_done = _is_done(rows, earlier, None if journal is None else Current(journal))
-        for document in _noted(foresee(source, is_done, settings.reading), verbose):
-            tokens, troubles = _add(document, total, guesses)
+    table, path = ImaginedTable(rows, earlier.again), os.path.realpath(earlier.results)
+    with journal_view(path, earlier.making, not rows, earlier.again is not None) as journal:
+        judge = ContentJudge(table, journal)
+        for document in _noted(foresee(source, table, judge, settings.reading), verbose):
+            cost = _add(document, total, guesses)
             if verbose:
-                print(_document_line(document, tokens, troubles))
+                print(_document_line(document, cost))
     for line in _lines(total, rows, guesses, earlier.results, settings, options):
         print(line)
     if not verbose:
@@ -104,15 +113,6 @@ def _rows(earlier: Earlier) -> list[Row]:
     return rows
 
 
-def _is_done(rows: Iterable[Row], earlier: Earlier, current: Current | None) -> Callable[[Page], bool]:
-    """Whether a run would skip a page: it has a row that isn't asked for again and would be written so."""
-    again = earlier.again
-    skipped = {
-        row.image_path for row in rows if again is None or not again(shown_path(row.image_path), row.status)
-    }
-    return lambda page: page.path in skipped and (current is None or current(page))
-
-
 def _noted(documents: Iterable[Foreseen], verbose: bool) -> Iterator[Foreseen]:
     """The same; every few seconds it is said how far it is."""
     noted = time.monotonic()
@@ -123,32 +123,40 @@ def _noted(documents: Iterable[Foreseen], verbose: bool) -> Iterator[Foreseen]:
             print(f"{number:,} documents looked at", file=sys.stderr, flush=True)
 
 
-def _add(document: Foreseen, total: _Sum, guesses: "Guesses") -> tuple[int, list[Trouble]]:
-    """Counts a document; returns the tokens of its prompts, and all that is wrong with its pages."""
-    troubles, tokens, left = list(document.troubles), 0, 0
-    for shape in document.shapes:
+def _add(document: Foreseen, total: _Sum, guesses: "Guesses") -> _Cost:
+    """Counts a document."""
+    troubles, tokens, left, copies = list(document.troubles), 0, 0, 0
+    for sized in document.sized:
         try:
-            tokens += guesses.prompt_tokens(shape)
+            tokens += guesses.prompt_tokens(sized.shape)
             left += 1
         except PageError as error:  # a shape that the model can't take
-            troubles.append(Trouble(document.path, error_status(error)))
+            troubles.append(Trouble(sized.page, error_status(error)))
+    total.troubles.update((trouble.page, trouble) for trouble in troubles)
+    for copied in document.copies:
+        if copied.origin in total.troubles:  # what can't be read there can't be here
+            troubles.append(Trouble(copied.page.path, total.troubles[copied.origin].status))
+            total.troubles[copied.page.path] = troubles[-1]
+        else:
+            copies += 1
     total.documents[document.kind] += 1
     total.pages += document.pages
     total.done += document.done
     total.left += left
-    total.to_do += left > 0
+    total.copies += copies
+    total.to_do += left + copies > 0
     total.prompt_tokens += tokens
-    total.path_bytes += left * len(document.path.encode("utf-8", "surrogateescape"))
-    total.troubles += troubles
-    return tokens, troubles
+    total.path_bytes += (left + copies) * len(document.path.encode("utf-8", "surrogateescape"))
+    return _Cost(tokens, copies, troubles)
 
 
-def _document_line(document: Foreseen, tokens: int, troubles: Iterable[Trouble]) -> str:
+def _document_line(document: Foreseen, cost: _Cost) -> str:
     parts = [counted(document.pages, "page")]
     if document.done:
         parts.append(f"{document.done:,} done")
-    parts += [f"{tokens:,} prompt tokens"] if tokens else []
-    parts += [printable(trouble.status) for trouble in troubles]
+    parts += [f"{cost.copies:,} of the same content as others"] if cost.copies else []
+    parts += [f"{cost.tokens:,} prompt tokens"] if cost.tokens else []
+    parts += [printable(trouble.status) for trouble in cost.troubles]
     return f"{printable(document.path)}: {document.kind}, {', '.join(parts)}"
 
 
@@ -163,19 +171,27 @@ def _lines(
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in total.documents.most_common())
     yield f"Documents: {sum(total.documents.values()):,} ({kinds})"
     parts = [f"{total.done:,} done already"] if total.done else []
+    parts += [f"{total.copies:,} of the same content as others"] if total.copies else []
     parts += [f"{len(total.troubles):,} that can't be read"] if total.troubles else []
     parts += [f"{total.left:,} to read"]
     yield f"Pages: {total.pages:,}: {', '.join(parts)}"
-    if not total.left:
+    if not total.left + total.copies:
         return
     answer = guesses.answer(rows)
+    if total.left:
+        yield from _reading_lines(total, guesses, options, answer)
+    yield _disk_line(total, results_path, settings, answer)
+
+
+def _reading_lines(
+    total: _Sum, guesses: "Guesses", options: "ReaderOptions", answer: AnswerGuess
+) -> Iterator[str]:
     written = total.left * answer.tokens
     yield (
         f"Tokens: about {total.prompt_tokens:,} to read{guesses.prompt_origin}, and {_round(written)} to "
         f"write: {answer.tokens:,.0f} a page, {answer.origin}"
     )
     yield _time_line(total, guesses, options, answer)
-    yield _disk_line(total, results_path, settings, answer)
 
 
 def _time_line(total: _Sum, guesses: "Guesses", options: "ReaderOptions", answer: AnswerGuess) -> str:
@@ -190,9 +206,9 @@ def _time_line(total: _Sum, guesses: "Guesses", options: "ReaderOptions", answer
 
 def _disk_line(total: _Sum, results_path: str, settings: "Settings", answer: AnswerGuess) -> str:
     formats = [] if settings.documents is None else [str(form) for form in settings.documents.formats]
-    size = disk_bytes(
-        Writing(settings.texts, formats), total.to_do, total.left, total.path_bytes / total.left, answer
-    )
+    rows = total.left + total.copies
+    writing = Writing(settings.texts, formats)
+    size = disk_bytes(writing, total.to_do, rows, total.path_bytes / rows, answer)
     what = "CSV" + (" and text files" if settings.texts else "")
     what += f", and {', '.join(sorted(formats))} of each document without figures" if formats else ""
     free = shutil.disk_usage(existing_folder(results_path)).free
@@ -201,7 +217,7 @@ def _disk_line(total: _Sum, results_path: str, settings: "Settings", answer: Ans
 
 
 def _print_troubles(total: _Sum) -> None:
-    for trouble in total.troubles[:_MOST_TROUBLES]:
+    for trouble in list(total.troubles.values())[:_MOST_TROUBLES]:
         print(f"  {printable(trouble.page)}: {printable(trouble.status)}")
     more = len(total.troubles) - _MOST_TROUBLES
     if more > 0:

@@ -73,6 +73,9 @@ KNOWN = (  # asked with a file and a page, as the table shows them: what a `Know
 )
 
 
+TWINS = "select path, status, reading, run, copy_of from pages where content = ? and number = ?"
+
+
 @dataclass(frozen=True)
 class Known:
     """What the journal has of a page that stands in the table.
@@ -202,10 +205,7 @@ class Journal:
             in_this_run: Only those that this run has read.
         """
         with self._mutex, journal_trouble(self.path):
-            found = self._database.execute(
-                "select path, status, reading, run, copy_of from pages where content = ? and number = ?",
-                (content, number),
-            ).fetchall()
+            found = self._database.execute(TWINS, (content, number)).fetchall()
         for path, status, reading, run, copy_of in found:
             is_read_now = run == self._run and copy_of is None
             if reading in self._same and (is_read_now or not in_this_run):
@@ -250,12 +250,8 @@ class Journal:
 
     def pages_of(self, document: str) -> list[str]:
         """The numbered pages that it has of a document, in shown form."""
-        start = shown_path(document) + "#page="
         with self._mutex, journal_trouble(self.path):
-            found = self._database.execute(
-                "select path from pages where path >= ? and path < ?", (start, start[:-1] + ">")
-            ).fetchall()
-        return [path for (path,) in found]
+            return numbered_pages(self._database, document)
 
     def _one(self, question: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
         """The one line that answers, or None."""
@@ -345,6 +341,13 @@ def _page(path: str, values: Sequence[Any]) -> JournalPage:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def numbered_pages(database: sqlite3.Connection, document: str) -> list[str]:
+    """The numbered pages that a journal has of a document, in shown form."""
+    start = shown_path(document) + "#page="
+    found = database.execute("select path from pages where path >= ? and path < ?", (start, start[:-1] + ">"))
+    return [path for (path,) in found.fetchall()]
 
 
 def same_readings(database: sqlite3.Connection, making: Making) -> frozenset[int]:

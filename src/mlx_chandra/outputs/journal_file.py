@@ -136,6 +136,14 @@ def open_to_read(path: str) -> sqlite3.Connection | None:
         )
 
 
+def empty_journal() -> sqlite3.Connection:
+    """One that is nowhere on the disk."""
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in SCHEMA:
+        database.execute(statement)
+    return database
+
+
 def _opened(path: str) -> sqlite3.Connection:
     """The database, with its tables. Raises NotAJournal, and OutputError for one of a newer version."""
     with journal_trouble(path):

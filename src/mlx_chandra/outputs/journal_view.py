@@ -5,8 +5,8 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-from mlx_chandra.outputs.journal import KNOWN, Known, same_readings
-from mlx_chandra.outputs.journal_file import journal_path, journal_trouble, open_to_read
+from mlx_chandra.outputs.journal import KNOWN, TWINS, Known, numbered_pages, same_readings
+from mlx_chandra.outputs.journal_file import empty_journal, journal_path, journal_trouble, open_to_read
 from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.rows import shown_path
 
@@ -35,6 +35,20 @@ class JournalView:
     def remember(self, file: str, size: int, mtime_ns: int, content: str) -> None:
         """Nothing is written here."""
 
+    def twins(self, content: str, number: int, in_this_run: bool) -> Iterator[tuple[str, str]]:
+        """As the journal's; nothing is read here, so there is none of this run."""
+        if in_this_run:
+            return
+        with journal_trouble(self._path):
+            found = self._database.execute(TWINS, (content, number)).fetchall()
+        for path, status, reading, _, _ in found:
+            if reading in self._same:
+                yield path, status
+
+    def pages_of(self, document: str) -> list[str]:
+        with journal_trouble(self._path):
+            return numbered_pages(self._database, document)
+
     def _one(self, asked: str, *values: str | int) -> tuple[Any, ...] | None:
         with journal_trouble(self._path):
             found: tuple[Any, ...] | None = self._database.execute(asked, values).fetchone()
@@ -42,15 +56,12 @@ class JournalView:
 
 
 @contextlib.contextmanager
-def journal_view(table_path: str, making: Making, any_settings: bool) -> Iterator[JournalView | None]:
-    """The view, None where there is no journal.
+def journal_view(table_path: str, making: Making, fresh: bool, any_settings: bool) -> Iterator[JournalView]:
+    """The journal beside a table, as `Journal` would open it; where there is none, an empty one.
 
     Raises OutputError when it can't be read, is damaged, or a newer version wrote it.
     """
     path = journal_path(table_path)
-    database = open_to_read(path)
-    if database is None:
-        yield None
-        return
+    database = (None if fresh else open_to_read(path)) or empty_journal()
     with contextlib.closing(database):
         yield JournalView(path, database, making, any_settings)

@@ -1,10 +1,14 @@
 """Measured speeds are remembered by machine, model and number format, and nothing depends on them."""
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from mlx_chandra import speeds
+from mlx_chandra.outputs.lock import Lock
 from mlx_chandra.speeds import BenchSpeed, Known, RunSpeed, Subject, recall, remember_bench, remember_run
 
 MAC = Subject("Apple M2", "demo", None)
@@ -84,6 +88,42 @@ def test_an_entry_of_another_shape_is_passed_over(cache: Path) -> None:
     del content["speeds"][0]["runs"][0]["pages"]
     (cache / "speeds.json").write_text(json.dumps(content))
     assert recall(MAC) == Known()
+
+
+def test_programs_that_end_together_lose_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one writes only after the second one had time to read the file, write to it and be gone."""
+    other = threading.Thread(target=remember_run, args=(MAC, a_run(50, batch_size=1)))
+    write_whole = speeds.write_whole
+
+    def slowly(path: str, content: bytes, tag: str) -> None:
+        if other.ident is None:
+            other.start()
+            other.join(timeout=0.2)
+        write_whole(path, content, tag)
+
+    monkeypatch.setattr(speeds, "write_whole", slowly)
+    remember_run(MAC, a_run(100))
+    other.join()
+    assert sorted(run.pages for run in recall(MAC).runs) == [50, 100]
+    assert os.listdir(cache) == ["speeds.json"]
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_lock_that_cannot_be_taken_stops_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, is_busy: bool
+) -> None:
+    monkeypatch.setattr(speeds, "_PATIENCE", 0.1)
+    path = cache / "speeds.json.lock"
+    cache.mkdir()
+    if is_busy:
+        lock = Lock(str(path), "", "")
+    else:
+        path.mkdir()
+    remember_run(MAC, a_run(100))
+    remember_bench(MAC, BENCH)
+    assert recall(MAC) == Known([a_run(100)], BENCH)
+    if is_busy:
+        lock.release()
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(cache: Path) -> None:

@@ -2,23 +2,27 @@
 
 Real runs leave what they measured over all their pages, `mlx-chandra bench` what it measured for each batch
 size. It is kept by machine, model and number format, for one home may be seen from several machines. Nothing
-depends on it: a file that is damaged or can't be written is as good as none.
+depends on it: a file that is damaged or can't be written is as good as none. Programs that end together write
+to it one after the other, as long as that takes no time worth mentioning.
 """
 
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mlx_chandra.errors import OutputError
+from mlx_chandra.errors import OutputBusyError, OutputError
 from mlx_chandra.outputs.disk import write_whole
+from mlx_chandra.outputs.lock import Lock
 
 CACHE_VARIABLE = "MLX_CHANDRA_CACHE"
 _NAME = "speeds.json"
 _FORM = 1  # changes when a key comes to mean something else
+_PATIENCE = 2.0  # seconds to wait for another program that writes, which takes it milliseconds
 _LEAST_PAGES = 5  # of a run that says something about the next one
 
 
@@ -112,18 +116,46 @@ def recall(subject: Subject) -> Known:
 def remember_run(subject: Subject, run: RunSpeed) -> None:
     """Keeps what a run measured, unless it is too short to say something beside what is known: a few pages
     that were tried out don't take the place of a night's reading."""
-    known = recall(subject)
-    before = known.run(run.batch_size)
-    is_trial = run.pages < 2 * run.slots and before is not None and 4 * run.pages < before.pages
-    if run.pages < _LEAST_PAGES or is_trial:
+    if run.pages < _LEAST_PAGES:
         return
-    others = [other for other in known.runs if other.batch_size != run.batch_size]
-    _remember(subject, Known([run, *others], known.bench))
+    with _alone():
+        known = recall(subject)
+        before = known.run(run.batch_size)
+        is_trial = run.pages < 2 * run.slots and before is not None and 4 * run.pages < before.pages
+        if not is_trial:
+            others = [other for other in known.runs if other.batch_size != run.batch_size]
+            _remember(subject, Known([run, *others], known.bench))
 
 
 def remember_bench(subject: Subject, bench: BenchSpeed) -> None:
     """Keeps what was measured in the place of what was measured before."""
-    _remember(subject, Known(recall(subject).runs, bench))
+    with _alone():
+        _remember(subject, Known(recall(subject).runs, bench))
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """No other program changes the file within the block; unless it can't be locked, or not soon."""
+    lock = _lock()
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _lock() -> Lock | None:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.makedirs(cache_folder(), exist_ok=True)
+            return Lock(f"{_path()}.lock", _path(), CACHE_VARIABLE)
+        except OutputBusyError:
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.01)
+        except (OutputError, OSError):
+            return None
 
 
 def _remember(subject: Subject, known: Known) -> None:

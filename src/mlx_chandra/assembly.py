@@ -5,8 +5,12 @@ a document can be put together at any time, also in a later run that reads nothi
 of its own, when the last of its pages has its row, or when all of them had one from the beginning and its
 files aren't there or were made in another way. Pictures are cut out of the page, which is opened again for
 that.
+
+Somebody may take the folder away, or some of it, while a run goes on. What is written after that goes into a
+new one, and at the end it is counted what is gone, for the next run to write.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -106,6 +110,8 @@ class Assembly:
         self._settings, self._results, self._opened = settings, results, opened
         self._reading, self._stop = reading, stop
         self._ledger = Ledger(settings.folder, settings.making)
+        self._wrote: list[str] = []  # names of the folders that this run wrote
+        self._found: list[str] = []  # and of those that were there
         self._unfinished: dict[str, _Unfinished] = {}
         self._complete: queue.SimpleQueue[_Unfinished | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
@@ -119,7 +125,9 @@ class Assembly:
         files = self._files(document)
         if left:
             self._unfinished[document.path] = known
-        elif not (self._ledger.is_written(document.path, self._settings.how) and files.are_there()):
+        elif self._ledger.is_written(document.path, self._settings.how) and files.are_there():
+            self._found.append(files.name)
+        else:
             self._complete.put(known)
 
     def record(self, pages: Sequence[PageFacts]) -> None:
@@ -147,9 +155,16 @@ class Assembly:
         self._drop = drop
         self._complete.put(None)
         self._thread.join()
-        self._ledger.close()
-        if not drop:
-            self.check()
+        try:
+            if drop:
+                with contextlib.suppress(OutputError):  # there is trouble already
+                    self._ledger.be_there()
+            else:
+                self.check()
+                self._ledger.be_there()
+                self._count_what_is_gone()
+        finally:
+            self._ledger.close()
 
     def _all_pages(self, document: Document, pages: Sequence[Page]) -> list[Page]:
         """Also those that this run passes over: an earlier one may have read them."""
@@ -171,8 +186,10 @@ class Assembly:
     def _assemble(self, known: _Unfinished) -> None:
         path = known.document.path
         try:
-            self._files(known.document).write(self._records(known.pages))
+            files = self._files(known.document)
+            files.write(self._records(known.pages))
             self._ledger.set_written(path, self._settings.how)
+            self._wrote.append(files.name)
             self.written += 1
         except DiskFullError:
             raise
@@ -182,6 +199,22 @@ class Assembly:
                 what = f"{type(error).__name__}: {error}"
                 error = OutputError(f"The files of {shown_path(path)} can't be made: {what}.")
             self.first_unwritten = self.first_unwritten or error
+
+    def _count_what_is_gone(self) -> None:
+        """Counts documents as unwritten whose files were taken away after all."""
+        gone = self._gone(self._wrote)
+        self.written -= gone
+        if gone or self._ledger.was_lost:  # else nobody is at work there
+            gone += self._gone(self._found)
+        if gone:
+            self.unwritten += gone
+            documents = "a document" if gone == 1 else f"{gone:,} documents"
+            self.first_unwritten = OutputError(
+                f"While the run went on, the files of {documents} were taken out of {self._settings.folder}."
+            )
+
+    def _gone(self, names: Sequence[str]) -> int:
+        return sum(not DocumentFiles("", name, self._settings).are_there() for name in names)
 
     def _records(self, pages: Sequence[Page]) -> Iterator[PageRecord]:
         for page in pages:

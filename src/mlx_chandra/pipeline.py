@@ -186,7 +186,7 @@ def run(
     finally:
         opened.close()
     if documents.first_unwritten is not None:
-        observer.warn(f"{documents.first_unwritten.message} With --resume, it is tried again.")
+        observer.warn(f"{documents.first_unwritten.message} Run again with --resume to have them written.")
     return replace(
         summary,
         stopped=summary.stopped or documents.dropped > 0,

@@ -213,7 +213,7 @@ def test_a_document_that_cannot_be_written_is_said_and_the_others_are(
     out(pages, "a").write_text("in the way")
     assert ocr(pages, "--overwrite") == 1
     found = capsys.readouterr()
-    assert "Those of 1 document could not be written." in found.out
+    assert "Those of 1 document are missing." in found.out
     assert "can't be written" in found.err
     assert [row.status for row in read(pages.parent / "r.csv")] == ["ok", "ok"]
     out(pages, "a").unlink()

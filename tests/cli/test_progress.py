@@ -155,7 +155,7 @@ def test_warnings_are_shown(stream: io.StringIO) -> None:
         (Summary(0, 0, 7, 0, 0.0, False), "Nothing to do: all 7 pages are in the results already."),
         (Summary(3, 0, 0, 0, 1.0, True), "run again with --resume"),
         (Summary(3, 0, 0, 0, 1.0, False, 1), "The files of 1 document were written."),
-        (Summary(3, 0, 0, 0, 1.0, False, 2000, 3), "Those of 3 documents could not be written."),
+        (Summary(3, 0, 0, 0, 1.0, False, 2000, 3), "Those of 3 documents are missing."),
         (Summary(3, 0, 0, 2, 1.0, False), "2 text files could not be written."),
     ],
 )

@@ -1,11 +1,12 @@
 """Places that can't be written, or go away while a run writes to them, through the real program."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,80 @@ def test_an_output_folder_that_is_deleted_in_a_run_comes_back_with_all_rows(
     done = process(Script(slots=16), tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     assert len(read(table)) == PAGES
+
+
+def delete_the_folder(out: Path) -> None:
+    shutil.rmtree(out, ignore_errors=True)  # a file may come in between
+
+
+def delete_what_is_seen(out: Path) -> None:
+    """As `rm -rf out/*`, which leaves the hidden files."""
+    for path in out.glob("[!.]*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.mark.parametrize("delete", [delete_the_folder, delete_what_is_seen])
+def test_documents_that_are_deleted_in_a_run_are_said_and_there_again_after_the_next(
+    tmp_path: Path, delete: Callable[[Path], None]
+) -> None:
+    pages, out, table = tmp_path / "pages", tmp_path / "out", tmp_path / "r.csv"
+    make_pages(pages)
+    arguments = ["ocr", str(pages), "-o", str(table), "--no-text", "--output-dir", str(out), "--resume"]
+    running = start(Script(step=0.02), tmp_path, *arguments)
+    wait_for_documents(out, 8)
+    delete(out)
+    said, complained = running.communicate(timeout=20)
+    assert running.returncode == 1
+    assert [row.status for row in read(table)] == ["ok"] * PAGES
+    gone = PAGES - len(documents_in(out))
+    assert gone >= 8
+    assert f"{PAGES} pages ok, 0 failed" in said
+    assert f"The files of {PAGES - gone} documents were written. Those of {gone} documents" in said
+    assert complained.count("Warning: ") == 1
+    assert f"documents were taken out of {out}. Run again with --resume" in complained
+    done = process(Script(fails_after=0), tmp_path, *arguments)  # nothing is read for it
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"The files of {gone} documents were written." in done.stdout
+    assert len(documents_in(out)) == PAGES
+    assert all(found["total_token_count"] for found in documents_in(out))  # what the ledger knew isn't lost
+    assert not list(out.glob(".*.lock")) + list(out.glob(".*.part"))
+
+
+def test_documents_that_are_deleted_together_with_the_table_come_with_the_next_run(tmp_path: Path) -> None:
+    pages, out = tmp_path / "pages", tmp_path / "out"
+    make_pages(pages)
+    arguments = [
+        "ocr",
+        str(pages),
+        "-o",
+        str(out / "r.csv"),
+        "--no-text",
+        "--output-dir",
+        str(out),
+        "--resume",
+    ]
+    running = start(Script(step=0.02), tmp_path, *arguments)
+    wait_for_documents(out, 8)
+    out.rename(tmp_path / "trash")  # at once, for the run ends as soon as it misses the table
+    _, complained = running.communicate(timeout=20)
+    assert running.returncode == 1
+    assert "r.csv was taken away" in complained
+    assert "Traceback" not in complained
+    done = process(Script(slots=16), tmp_path, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(read(out / "r.csv")) == len(documents_in(out)) == PAGES
+    assert all(found["total_token_count"] for found in documents_in(out))
+
+
+def documents_in(out: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in out.glob("*/*_metadata.json")]
+
+
+def wait_for_documents(out: Path, count: int) -> None:
+    end = time.monotonic() + 20
+    while len(list(out.glob("*/*_metadata.json"))) < count:
+        assert time.monotonic() < end, "the run does not get on"
+        time.sleep(0.01)
 
 
 def test_a_read_only_folder_of_pages_gives_all_rows_and_one_warning(tmp_path: Path) -> None:

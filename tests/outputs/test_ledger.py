@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     ledger.add([facts(1)])
     whole = (tmp_path / NAME).read_bytes()
 
-    real = ledger._file
+    real = ledger._file._file
 
     class Full:
         def write(self, content: memoryview) -> int:
@@ -139,9 +139,12 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
         def truncate(self, size: int) -> int:
             return real.truncate(size)
 
-    ledger._file = Full()  # type: ignore[assignment]
+        def fileno(self) -> int:
+            return real.fileno()
+
+    ledger._file._file = Full()  # type: ignore[assignment]
     with pytest.raises(DiskFullError):
         ledger.add([facts(2)])
     assert (tmp_path / NAME).read_bytes() == whole
-    ledger._file = real
+    ledger._file._file = real
     ledger.close()

@@ -57,7 +57,7 @@ def summary_line(summary: Summary, results_path: str) -> str:
     if summary.documents:
         said += f" The files of {counted(summary.documents, 'document')} were written."
     if summary.unwritten_documents:
-        said += f" Those of {counted(summary.unwritten_documents, 'document')} could not be written."
+        said += f" Those of {counted(summary.unwritten_documents, 'document')} are missing."
     if summary.unwritten_texts:
         said += f" {summary.unwritten_texts:,} text files could not be written."
     if summary.stopped:

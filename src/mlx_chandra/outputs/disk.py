@@ -37,6 +37,14 @@ def write_all(file: IO[bytes], content: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
+def leads_to(path: str, file: int) -> bool:
+    """Whether the name leads to this open file still: nobody took it away, or put another one there."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def sync_folder(folder: str) -> None:
     """Returns once the folder's names are on the disk, where the file system can promise that at all."""
     number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

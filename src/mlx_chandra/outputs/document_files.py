@@ -70,7 +70,8 @@ class DocumentFiles:
     """Writes the files of one document. `source` is its path as people see it, `name` its folder's."""
 
     def __init__(self, source: str, name: str, settings: DocumentSettings) -> None:
-        self._source, self._name, self._settings = source, name, settings
+        self.name = name
+        self._source, self._settings = source, settings
         self._folder = os.path.join(settings.folder, name)
         self._files: list[str] = []
 
@@ -80,7 +81,7 @@ class DocumentFiles:
 
     @property
     def _metadata_path(self) -> str:
-        return os.path.join(self._folder, f"{self._name}_metadata.json")
+        return os.path.join(self._folder, f"{self.name}_metadata.json")
 
     def write(self, pages: Iterable[PageRecord]) -> None:
         """Writes all of them from the document's pages in their order; returns once they are on the disk.
@@ -97,7 +98,7 @@ class DocumentFiles:
                 written.add(name)
             records.append(_with_names_alone(own))
         for form in sorted(self._settings.formats):
-            self._write(self._name + _ENDINGS[form], self._content(form, records))
+            self._write(self.name + _ENDINGS[form], self._content(form, records))
         metadata = metadata_record(self._source, records, self._files)
         before = self._pictures_before()
         self._write(os.path.basename(self._metadata_path), _json(metadata))

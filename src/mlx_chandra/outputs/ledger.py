@@ -10,6 +10,7 @@
 A newer line takes the place of an older one. So a document's files are up to date exactly when the line that
 says so comes after those of all its pages, and a run that was killed between a page's row and its document's
 files leaves one that isn't. Lines are appended and synced like the table's rows; a torn last line is dropped.
+Where somebody takes the folder away while a run writes to it, it is made again with all its lines.
 
 A document's folder has the stem of its name. Where that is taken, by another document or by something that
 isn't ours, the folder gets eight digits of its path's hash behind it. Once given, a name stays.
@@ -25,8 +26,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlx_chandra.errors import OutputError
-from mlx_chandra.outputs.disk import disk_trouble, sync_file, sync_folder, write_all
+from mlx_chandra.outputs.disk import disk_trouble
 from mlx_chandra.outputs.layout import Size
+from mlx_chandra.outputs.lines_file import LinesFile
 from mlx_chandra.outputs.lock import Lock
 from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.rows import shown_path
@@ -72,20 +74,16 @@ class Ledger:
 
     def __init__(self, folder: str, making: Making) -> None:
         self.folder, self._making = folder, making
+        self.was_lost = False  # whether it was taken away, and written anew
         self._path = os.path.join(folder, NAME)
         self._mutex = threading.Lock()
         self._folders: dict[str, str] = {}  # all by shown path
         self._places: dict[str, int] = {}  # where a page's newest line begins
         self._written: dict[str, str] = {}
-        with disk_trouble(folder):
-            os.makedirs(folder, exist_ok=True)
-        self._lock = Lock(os.path.join(folder, ".mlx-chandra.lock"), folder, "--output-dir")
+        self._lock = self._locked()
         try:
-            with disk_trouble(self._path):
-                self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115 (kept open)
-                self._end = self._read()
-                self._file.truncate(self._end)
-                sync_folder(folder)
+            self._file = LinesFile(self._path)
+            self._file.cut(self._read())
         except BaseException:
             self._lock.release()
             raise
@@ -105,8 +103,9 @@ class Ledger:
         shown = shown_path(document)
         with self._mutex:
             if shown not in self._folders:
+                self._be_there()
                 name = self._free_name(shown, shown_path(stem))
-                self._append({"document": shown, "folder": name}, sync=False)  # that is for the first page's
+                self._append({"document": shown, "folder": name})  # is synced with the first page's
                 self._folders[shown] = name
                 self._taken.add(_folded(name))
             return self._folders[shown]
@@ -114,37 +113,66 @@ class Ledger:
     def add(self, pages: Iterable[PageFacts]) -> None:
         """Remembers how pages were read, and returns once that is on the disk."""
         with self._mutex:
+            self._be_there()
             for facts in pages:
                 page, document = shown_path(facts.page), shown_path(facts.document)
-                self._places[page] = self._end
+                self._places[page] = self._file.end
                 self._written.pop(document, None)
                 made = replace(facts, page=page, document=document, making=self._making)
-                self._append(asdict(made), sync=False)
-            with disk_trouble(self._path):
-                sync_file(self._file)
+                self._append(asdict(made))
+            self._file.sync()
 
     def facts(self, page: str) -> PageFacts | None:
         """How the page was read; None where that isn't known."""
         with self._mutex:
             place = self._places.get(shown_path(page))
-        if place is None:
-            return None
-        with disk_trouble(self._path), open(self._path, "rb") as file:
-            file.seek(place)
-            said = json.loads(file.readline())
+            if place is None:
+                return None
+            said = json.loads(self._file.line(place))
         size = Size(**said["size"]) if said["size"] else None
         return PageFacts(**said | {"size": size, "making": Making(**said["making"])})
 
     def set_written(self, document: str, how: str) -> None:
         """Remembers that the document's files are on the disk, made in this way."""
         with self._mutex:
-            self._append({"written": shown_path(document), "as": how}, sync=True)
+            self._be_there()
+            self._append({"written": shown_path(document), "as": how})
+            self._file.sync()
             self._written[shown_path(document)] = how
 
     def is_written(self, document: str, how: str) -> bool:
         """Whether the document's files were made in this way, of all that is known of its pages."""
         with self._mutex:
             return self._written.get(shown_path(document)) == how
+
+    def be_there(self) -> None:
+        """Writes the folder's memory anew where somebody took it away.
+
+        Raises OutputError where another one lies there now; OutputBusyError where another run holds that.
+        """
+        with self._mutex:
+            self._be_there()
+
+    def _be_there(self) -> None:
+        with disk_trouble(self._path):
+            if self._file.is_there:
+                return
+        if not self._lock.is_there:
+            lock = self._locked()
+            self._lock.release()
+            self._lock = lock
+        if os.path.lexists(self._path):
+            raise OutputError(
+                f"{self._path} was replaced while the run wrote to it.",
+                "It was left as it is, and the CSV has all texts. Go on with --resume, and leave it alone.",
+            )
+        self._file.write_anew(line for _, line in self._file.lines())
+        self.was_lost = True
+
+    def _locked(self) -> Lock:
+        with disk_trouble(self.folder):
+            os.makedirs(self.folder, exist_ok=True)
+        return Lock(os.path.join(self.folder, ".mlx-chandra.lock"), self.folder, "--output-dir")
 
     def _free_name(self, shown: str, stem: str) -> str:
         digest = hashlib.sha256(shown.encode()).hexdigest()
@@ -157,36 +185,25 @@ class Ledger:
     def _is_free(self, name: str) -> bool:
         return _folded(name) not in self._taken and not os.path.lexists(os.path.join(self.folder, name))
 
-    def _append(self, said: Mapping[str, Any], sync: bool) -> None:
-        line = json.dumps(said, ensure_ascii=False).encode() + b"\n"
-        with disk_trouble(self._path):
-            try:
-                write_all(self._file, line)
-                if sync:
-                    sync_file(self._file)
-            except OSError:
-                self._file.truncate(self._end)
-                raise
-        self._end += len(line)
+    def _append(self, said: Mapping[str, Any]) -> None:
+        self._file.append(json.dumps(said, ensure_ascii=False).encode() + b"\n")
 
     def _read(self) -> int:
         """Takes in all whole lines; returns where they end."""
         end = 0
-        self._file.seek(0)
-        with open(self._path, "rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    self._take(json.loads(line), end)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    if file.read(1):
-                        raise OutputError(
-                            f"{self._path} is damaged at byte {end:,}, and more follows.",
-                            "It was left as it is; take it away, or choose another --output-dir.",
-                        ) from error
-                    break
-                end += len(line)
+        for place, line in self._file.lines():
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self._take(json.loads(line), place)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                if place + len(line) < self._file.end:
+                    raise OutputError(
+                        f"{self._path} is damaged at byte {place:,}, and more follows.",
+                        "It was left as it is; take it away, or choose another --output-dir.",
+                    ) from error
+                break
+            end = place + len(line)
         return end
 
     def _take(self, said: Mapping[str, Any], place: int) -> None:

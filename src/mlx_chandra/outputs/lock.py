@@ -10,7 +10,7 @@ import fcntl
 import os
 
 from mlx_chandra.errors import OutputBusyError, OutputError
-from mlx_chandra.outputs.disk import disk_trouble
+from mlx_chandra.outputs.disk import disk_trouble, leads_to
 
 
 class Lock:
@@ -26,9 +26,8 @@ class Lock:
             with disk_trouble(guarded):
                 self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._take(guarded)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._file), os.stat(path)):
-                    break
+            if self.is_there:
+                break
             os.close(self._file)  # its last holder removed it while we waited for it; take the new one
         with contextlib.suppress(OSError):  # the number is for the reader of a message only
             os.truncate(self._file, 0)
@@ -50,9 +49,16 @@ class Lock:
                 os.close(self._file)
                 raise OutputError(f"{guarded} can't be locked: {error.strerror}.") from error
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its file is still where others look for it."""
+        return leads_to(self._path, self._file)
+
     def release(self) -> None:
+        """Lets others in; a file that isn't this lock's any more is left to who holds it."""
         with contextlib.suppress(OSError):
-            os.unlink(self._path)
+            if self.is_there:
+                os.unlink(self._path)
         with contextlib.suppress(OSError):
             os.close(self._file)
 

@@ -29,7 +29,7 @@ from enum import Enum
 from typing import BinaryIO
 
 from mlx_chandra.errors import OutputError, UsageError
-from mlx_chandra.outputs.disk import disk_trouble, sync_file, sync_folder, write_all
+from mlx_chandra.outputs.disk import disk_trouble, leads_to, sync_file, sync_folder, write_all
 from mlx_chandra.outputs.lock import Lock, holder
 from mlx_chandra.outputs.rows import (
     GONE,
@@ -348,10 +348,7 @@ class _Table:
     @property
     def is_there(self) -> bool:
         """Whether its name still leads to it."""
-        try:
-            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        return leads_to(self._path, self._file.fileno())
 
     def write_anew(self) -> str:
         """Writes all of it to its name, or beside what is there now under that; returns where."""

@@ -2,22 +2,26 @@
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mlx_chandra.errors import DiskFullError, OutputBusyError, OutputError
+from mlx_chandra.outputs import lines_file
 from mlx_chandra.outputs.layout import Size
 from mlx_chandra.outputs.ledger import NAME, Ledger, PageFacts
 from mlx_chandra.outputs.making import Making
+from tests.cli.program import environment
 
 Opened = Callable[[], Ledger]
 MAKING = Making("mlx-chandra 1", "demo", {"max_tokens": 9, "prompt": "ü"})
 
 
-def facts(page: int, tokens: int = 5) -> PageFacts:
-    return PageFacts("/in/a.pdf", f"/in/a.pdf#page={page}", Size(3, 4), "stop", 100, tokens, 1000)
+def facts(page: int, tokens: int = 5, document: str = "/in/a.pdf") -> PageFacts:
+    return PageFacts(document, f"{document}#page={page}", Size(3, 4), "stop", 100, tokens, 1000)
 
 
 @pytest.fixture
@@ -122,6 +126,77 @@ def test_two_runs_never_write_to_one_folder(tmp_path: Path) -> None:
         Ledger(str(tmp_path), MAKING)
     first.close()
     Ledger(str(tmp_path), MAKING).close()
+
+
+def filled(ledger: Ledger, rounds: int = 3) -> Ledger:
+    """Three pages in two documents, read and written so many times; of the second one a page once more."""
+    for number in range(1, rounds + 1):
+        for document in ("/in/a.pdf", "/in/b.pdf"):
+            ledger.folder_of(document, "stem")
+        ledger.add([facts(1, number), facts(2, 10 * number), facts(3, 7, "/in/b.pdf")])
+        for document in ("/in/a.pdf", "/in/b.pdf"):
+            ledger.set_written(document, f"html {number}")
+    ledger.add([facts(3, 8, "/in/b.pdf")])
+    return ledger
+
+
+def known(ledger: Ledger) -> list[object]:
+    pages = [ledger.facts(page) for page in ("/in/a.pdf#page=1", "/in/a.pdf#page=2", "/in/b.pdf#page=3")]
+    names = [ledger.folder_of(document, "else") for document in ("/in/a.pdf", "/in/b.pdf")]
+    written = [ledger.is_written("/in/a.pdf", f"html {number}") for number in (2, 3)]
+    return [pages, names, written, ledger.is_written("/in/b.pdf", "html 3")]
+
+
+def test_lines_that_count_no_more_go_when_they_are_the_most(tmp_path: Path, opened: Opened) -> None:
+    before = known(filled(opened()))
+    assert before[2:] == [[False, True], False]
+    path = tmp_path / "out" / NAME
+    assert path.read_bytes().count(b"\n") == 2 + 3 * 5 + 1
+    ledger = opened()
+    assert path.read_bytes().count(b"\n") == 2 + 3 + 1
+    assert known(ledger) == before
+    ledger.add([facts(1, 99)])
+    assert not ledger.is_written("/in/a.pdf", "html 3")
+    ledger = opened()
+    assert path.read_bytes().count(b"\n") == 2 + 3 + 1 + 1  # one that counts no more is no trouble
+    assert ledger.facts("/in/a.pdf#page=1").generated_tokens == 99  # type: ignore[union-attr]
+
+
+def test_a_run_that_is_killed_while_it_leaves_lines_out_leaves_them_all(
+    tmp_path: Path, opened: Opened
+) -> None:
+    path = tmp_path / "out" / NAME
+    ledger = filled(Ledger(str(path.parent), MAKING))
+    before = known(ledger)
+    ledger.close()
+    grown = path.read_bytes()
+    killed = (
+        "import os\n"
+        "os.replace = lambda *names: os._exit(9)\n"
+        "from tests.outputs.test_ledger import MAKING, Ledger\n"
+        f"Ledger({str(path.parent)!r}, MAKING)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", killed], env=environment()).returncode == 9
+    assert path.read_bytes() == grown
+    assert (path.parent / f"{NAME}.part").exists()
+    assert known(opened()) == before
+    assert sorted(os.listdir(path.parent)) == [".mlx-chandra.jsonl", ".mlx-chandra.lock"]
+
+
+def test_a_disk_too_full_to_leave_lines_out_stops_no_run(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = known(filled(opened()))
+
+    def full(file: object, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lines_file, "write_all", full)
+    ledger = opened()
+    monkeypatch.undo()
+    assert known(ledger) == before
+    ledger.add([facts(1, 99)])
+    assert ledger.facts("/in/a.pdf#page=1").generated_tokens == 99  # type: ignore[union-attr]
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ says so comes after those of all its pages, and a run that was killed between a 
 files leaves one that isn't. Lines are appended and synced like the table's rows; a torn last line is dropped.
 Where somebody takes the folder away while a run writes to it, it is made again with all its lines.
 
+Pages that are read again and documents that are written again leave lines that count no more. Where these are
+the most when the folder is opened, the file is written anew without them.
+
 A document's folder has the stem of its name. Where that is taken, by another document or by something that
 isn't ours, the folder gets eight digits of its path's hash behind it. Once given, a name stays.
 """
@@ -21,7 +24,7 @@ import json
 import os
 import threading
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -83,7 +86,9 @@ class Ledger:
         self._lock = self._locked()
         try:
             self._file = LinesFile(self._path)
-            self._file.cut(self._read())
+            count = self._read()
+            if count > 2 * self._count():
+                self._compact()
         except BaseException:
             self._lock.release()
             raise
@@ -186,11 +191,33 @@ class Ledger:
         return _folded(name) not in self._taken and not os.path.lexists(os.path.join(self.folder, name))
 
     def _append(self, said: Mapping[str, Any]) -> None:
-        self._file.append(json.dumps(said, ensure_ascii=False).encode() + b"\n")
+        self._file.append(_encoded(said))
+
+    def _count(self) -> int:
+        """Lines that count."""
+        return len(self._folders) + len(self._places) + len(self._written)
+
+    def _compact(self) -> None:
+        """Leaves lines out that newer ones took the place of; where there is no room for that, none."""
+        try:
+            self._file.write_anew(self._lines_that_count())
+        except OutputError:
+            return
+        for memory in (self._folders, self._places, self._written):
+            memory.clear()
+        self._read()
+
+    def _lines_that_count(self) -> Iterator[bytes]:
+        for document, name in self._folders.items():
+            yield _encoded({"document": document, "folder": name})
+        places = set(self._places.values())
+        yield from (line for place, line in self._file.lines() if place in places)
+        for document, how in self._written.items():  # behind all of its pages
+            yield _encoded({"written": document, "as": how})
 
     def _read(self) -> int:
-        """Takes in all whole lines; returns where they end."""
-        end = 0
+        """Takes in all whole lines, and cuts off what is behind them; returns how many there are."""
+        count = end = 0
         for place, line in self._file.lines():
             if not line.endswith(b"\n"):
                 break
@@ -203,8 +230,9 @@ class Ledger:
                         "It was left as it is; take it away, or choose another --output-dir.",
                     ) from error
                 break
-            end = place + len(line)
-        return end
+            count, end = count + 1, place + len(line)
+        self._file.cut(end)
+        return count
 
     def _take(self, said: Mapping[str, Any], place: int) -> None:
         if "folder" in said:
@@ -214,6 +242,10 @@ class Ledger:
             self._written.pop(said["document"], None)
         else:
             self._written[said["written"]] = said["as"]
+
+
+def _encoded(said: Mapping[str, Any]) -> bytes:
+    return json.dumps(said, ensure_ascii=False).encode() + b"\n"
 
 
 def _folded(name: str) -> str:

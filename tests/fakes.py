@@ -1,4 +1,5 @@
-"""A reader without a model: it answers by script, takes as long as it is told to, and needs no mlx.
+"""A reader without a model: it answers by script, takes as long as it is told to, and needs no mlx. Beside it
+a processor that only knows where answers end.
 
 `python -m tests.fakes SCRIPT.json ocr ...` is the real program with it in the engine's place; the tests kill
 that one. The script is a `Script` as JSON.
@@ -21,6 +22,13 @@ from mlx_chandra.engine.responses import (
     PromptResponse,
 )
 from mlx_chandra.errors import MlxChandraError, PageError
+
+
+@dataclass(frozen=True)
+class StopsAt:
+    """Stands for a processor whose answers end at the given tokens only; without any, at none."""
+
+    stop_token_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,7 @@ from mlx_chandra.models.backend import Backend, current_backend
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs, Processor
 from tests.checkpoints import CheckpointShape, write_huggingface_checkpoint
-
-
-@dataclass(frozen=True)
-class StopsAt:
-    """Stands for a processor whose answers end at the given tokens only."""
-
-    stop_token_ids: frozenset[int] = frozenset()
+from tests.fakes import StopsAt
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from mlx_chandra.models import load_model
 from mlx_chandra.models.backend import DecodeAttention, current_backend
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs
-from tests.engine.conftest import StopsAt, alone, run
+from tests.engine.conftest import alone, run
+from tests.fakes import StopsAt
 
 LIMITS = [1 + (7 * i) % 40 for i in range(32)]
 

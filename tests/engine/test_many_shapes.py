@@ -12,7 +12,8 @@ from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.models import load_model
 from mlx_chandra.models.backend import BackendName, PrefillForm, backend_of
 from mlx_chandra.processing.processor import PageInputs, Processor
-from tests.engine.conftest import StopsAt, alone, run
+from tests.engine.conftest import alone, run
+from tests.fakes import StopsAt
 
 MOST_PLANS = 256  # that CUDA's attention keeps; it raises after twice as many different ones
 

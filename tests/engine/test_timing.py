@@ -14,7 +14,7 @@ from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.inputs import Page
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs
-from tests.engine.conftest import StopsAt
+from tests.fakes import StopsAt
 
 
 @pytest.fixture

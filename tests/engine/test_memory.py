@@ -1,13 +1,17 @@
 """What fits into which machine, from numbers alone."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from mlx_chandra.engine import memory
+from mlx_chandra.engine.batch import load
 from mlx_chandra.engine.memory import Demand, device_memory, plan, require_room, require_room_here
-from mlx_chandra.errors import ModelTooLargeError
+from mlx_chandra.errors import CheckpointError, ModelTooLargeError
+from mlx_chandra.models import load_model
 from mlx_chandra.models.backend import BackendName, current_backend
 from tests.checkpoints import CheckpointShape, write_huggingface_checkpoint
 
@@ -89,6 +93,52 @@ def test_a_checkpoint_is_measured_before_it_is_loaded(
         return
     with pytest.raises(ModelTooLargeError, match="small has"):
         require_room_here(folder)
+
+
+def test_the_dtype_that_a_model_is_loaded_with_decides_whether_it_fits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = write_huggingface_checkpoint(tmp_path / "small", CheckpointShape(), seed=3)  # in float32
+    on_a_gpu = replace(current_backend(), name=BackendName.METAL, float32_only=False)
+    monkeypatch.setattr(memory, "current_backend", lambda: on_a_gpu)
+
+    def room(needed_for: str) -> None:
+        """As much memory as that dtype needs at least."""
+        half = 2 if needed_for == "float16" else 1
+        tokens = 4096 * 4 * 2 * 3 * 2 * 16 // half  # keys and values of 3 layers, 2 heads, 16 numbers each
+        weights = load_model(folder, needed_for).nbytes
+        monkeypatch.setattr(memory, "device_memory", lambda name: int(1.01 * (weights + tokens) / 0.725))
+
+    room("float32")
+    for dtype in (None, "float32", "float16"):
+        require_room_here(folder, dtype)
+    room("float16")
+    require_room_here(folder, mx.float16)
+    for same in (None, "float32"):
+        with pytest.raises(ModelTooLargeError, match="small has"):
+            load(folder, same)
+
+
+def test_a_dtype_that_makes_a_model_too_large_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = write_huggingface_checkpoint(tmp_path / "small", CheckpointShape(), seed=3)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    on_a_gpu = replace(current_backend(), name=BackendName.METAL, float32_only=False)
+    monkeypatch.setattr(memory, "current_backend", lambda: on_a_gpu)
+    half = load_model(folder, "bfloat16").nbytes + 4096 * 2 * 2 * 3 * 2 * 16
+    monkeypatch.setattr(memory, "device_memory", lambda name: int(1.01 * half / 0.725))
+    require_room_here(folder)
+    with pytest.raises(ModelTooLargeError) as caught:
+        load(folder, "float32")
+    assert caught.value.message.startswith("small in float32 has 0.0 GB of weights")
+    assert caught.value.remedy == "In bfloat16, its own, it would fit."
+    monkeypatch.setattr(memory, "device_memory", lambda name: half // 2)
+    with pytest.raises(ModelTooLargeError, match=r"small in float32 .* It needs about"):
+        load(folder, "float32")
+    with pytest.raises(CheckpointError, match="'float8' is not supported"):
+        load(folder, "float8")
 
 
 def test_one_page_is_tried_where_memory_is_short_and_may_have_a_long_answer() -> None:

@@ -13,10 +13,13 @@ from safetensors.numpy import load_file, save_file
 from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models import load_model
 from mlx_chandra.models.backend import BackendName, backend_of, current_backend
+from mlx_chandra.models.load import DTYPES, loaded_bytes
 from tests.checkpoints import (
+    QUANTIZABLE,
     Array,
     CheckpointShape,
     ConfigForm,
+    Packing,
     random_weights,
     write_huggingface_checkpoint,
     write_mlx_checkpoint,
@@ -234,3 +237,13 @@ def test_nbytes_is_what_the_weights_take(checkpoint: Path) -> None:
     stored = sum(array.nbytes for array in random_weights(TIED).values())
     assert load_model(checkpoint, backend=LAYERS_AS_STORED).nbytes == stored
     assert load_model(checkpoint, mx.float16).nbytes == stored // 2
+
+
+@pytest.mark.parametrize("packing", [None, Packing(64, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_the_weights_will_take_is_known_before_they_are_loaded(
+    tmp_path: Path, packing: Packing | None, dtype: str
+) -> None:
+    folder = write_mlx_checkpoint(tmp_path / "it", QUANTIZABLE, packing=packing)
+    model = load_model(folder, dtype, LAYERS_AS_STORED)
+    assert loaded_bytes(folder, model.config, DTYPES[dtype]) == model.nbytes

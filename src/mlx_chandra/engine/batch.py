@@ -83,7 +83,7 @@ def load(name_or_path: str | Path, dtype: mx.Dtype | str | None = None) -> tuple
         ModelTooLargeError: It doesn't fit into this machine's memory.
     """
     folder = resolve_checkpoint(name_or_path)
-    require_room_here(folder)
+    require_room_here(folder, dtype)
     return load_model(folder, dtype), Processor.from_folder(folder)
 
 

@@ -5,7 +5,7 @@ by what they need, and sent back when they grow beyond it (engine/generator.py),
 not foresee how long pages are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,9 +14,8 @@ from mlx_chandra.engine.device import this_device
 from mlx_chandra.errors import ModelTooLargeError
 from mlx_chandra.models.backend import BackendName, current_backend
 from mlx_chandra.models.cache import KeyValueCache
-from mlx_chandra.models.config import read_config
-from mlx_chandra.models.load import DTYPES
-from mlx_chandra.models.weight_files import checkpoint_bytes
+from mlx_chandra.models.config import ModelConfig, read_config
+from mlx_chandra.models.load import chosen_dtype, loaded_bytes
 
 MOST_SLOTS = {BackendName.METAL: 64, BackendName.CUDA: 128, BackendName.CPU: 32}
 _USABLE = 0.85  # of the working set: the rest is for the system and what is computed on the way
@@ -67,48 +66,74 @@ def plan_for_this_machine(demand: Demand) -> Plan:
     return plan(device_memory(name), demand, MOST_SLOTS[name])
 
 
-def require_room_here(folder: Path) -> None:
+def require_room_here(folder: Path, dtype: mx.Dtype | str | None = None) -> None:
     """`require_room` for a checkpoint folder on this machine; a CPU has swap, and there nothing is refused.
 
+    Args:
+        dtype: As `load_model` takes it.
+
     Raises:
-        CheckpointError: The folder holds no checkpoint.
+        CheckpointError: The folder holds no checkpoint, or it can't be loaded with this dtype.
         ModelTooLargeError: It can't run here.
     """
     backend = current_backend()
     if backend.name is BackendName.CPU:
         return
-    config = read_config(folder)
-    dtype = DTYPES.get(config.dtype, mx.bfloat16)
-    bits = config.quantization.bits if config.quantization else 8 * dtype.size
-    per_token = KeyValueCache.bytes_per_token(config.text, dtype)
-    demand = Demand(checkpoint_bytes(folder), per_token)
-    require_room(device_memory(backend.name), demand, bits, str(folder.name))
+    config, memory = read_config(folder), device_memory(backend.name)
+    chosen = chosen_dtype(dtype, config, backend, folder)
+    own = chosen_dtype(None, config, backend, folder)
+    demand, name = _demand(folder, config, chosen), folder.name
+    if chosen != own:
+        name = f"{name} in {_name(chosen)}"
+        if not _fits(memory, demand) and _fits(memory, _demand(folder, config, own)):
+            raise ModelTooLargeError(
+                _too_large(memory, demand, name), f"In {_name(own)}, its own, it would fit."
+            )
+    bits = config.quantization.bits if config.quantization else 8 * chosen.size
+    require_room(memory, demand, bits, name)
+
+
+def _demand(folder: Path, config: ModelConfig, dtype: mx.Dtype) -> Demand:
+    return Demand(loaded_bytes(folder, config, dtype), KeyValueCache.bytes_per_token(config.text, dtype))
+
+
+def _name(dtype: mx.Dtype) -> str:
+    return str(dtype).rpartition(".")[2]
+
+
+def _fits(memory: int, demand: Demand) -> bool:
+    return _room(memory, demand.weights) >= _SMALLEST_CACHE * demand.cache_per_token
+
+
+def _too_large(memory: int, demand: Demand, name: str) -> str:
+    return (
+        f"{name} has {demand.weights / 1e9:.1f} GB of weights, and this machine has {memory / 1e9:.1f} GB to "
+        "compute in."
+    )
 
 
 def require_room(memory: int, demand: Demand, bits: int, name: str) -> None:
     """Refuse a model that can't run in so much memory, before it is loaded.
 
     Args:
-        bits: Per weight, as the checkpoint has them.
+        bits: Per weight, as they are loaded.
         name: Of the checkpoint, for the message.
 
     Raises:
         ModelTooLargeError: It says what would fit.
     """
-    cache = _SMALLEST_CACHE * demand.cache_per_token
-    if _room(memory, demand.weights) >= cache:
+    if _fits(memory, demand):
         return
     # a quantised group of 64 weights has a scale and a bias of 16 bits: half a bit a weight
     smaller = {fewer: demand.weights * (fewer + 0.5) / (bits + 0.5 * (bits < 16)) for fewer in (8, 4)}
     fitting = [
         f"one with {fewer} bits (about {size / 1e9:.1f} GB)"
         for fewer, size in smaller.items()
-        if fewer < bits and _room(memory, int(size)) >= cache
+        if fewer < bits and _fits(memory, replace(demand, weights=int(size)))
     ]
-    whole = (demand.weights + cache) / _USABLE / (1 - 1 / 8)
+    whole = (demand.weights + _SMALLEST_CACHE * demand.cache_per_token) / _USABLE / (1 - 1 / 8)
     raise ModelTooLargeError(
-        f"{name} has {demand.weights / 1e9:.1f} GB of weights, and this machine has {memory / 1e9:.1f} GB to "
-        "compute in.",
+        _too_large(memory, demand, name),
         f"Of its quantised checkpoints, {' or '.join(fitting)} would fit."
         if fitting
         else f"It needs about {whole / 1e9:.0f} GB to compute in.",

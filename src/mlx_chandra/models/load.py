@@ -53,7 +53,7 @@ def load_model(folder: Path, dtype: mx.Dtype | str | None = None, backend: Backe
     weights = _read_weights(folder, config)
     _quantize(model, weights, config.quantization, folder)
     _check(model, weights, folder)
-    chosen = _dtype(dtype or _default_dtype(config, backend), folder)
+    chosen = chosen_dtype(dtype, config, backend, folder)
     model.load_weights([(name, _cast(array, chosen)) for name, array in weights.items()])
     if backend.turned_weights:
         _turn_weights(model)
@@ -63,11 +63,20 @@ def load_model(folder: Path, dtype: mx.Dtype | str | None = None, backend: Backe
     return model
 
 
-def _default_dtype(config: ModelConfig, backend: Backend) -> str:
-    return "float32" if backend.float32_only else config.dtype
+def loaded_bytes(folder: Path, config: ModelConfig, dtype: mx.Dtype) -> int:
+    """Bytes of the weights in memory when they are loaded with this dtype, told from the files' headers.
+
+    Raises:
+        CheckpointError: The weights are missing or damaged.
+    """
+    return sum(_cast(array, dtype).nbytes for array in _read_weights(folder, config).values())
 
 
-def _dtype(dtype: mx.Dtype | str, folder: Path) -> mx.Dtype:
+def chosen_dtype(
+    dtype: mx.Dtype | str | None, config: ModelConfig, backend: Backend, folder: Path
+) -> mx.Dtype:
+    """What `load_model` makes of its argument. Raises CheckpointError for one that isn't supported."""
+    dtype = dtype or ("float32" if backend.float32_only else config.dtype)
     if isinstance(dtype, mx.Dtype):
         return dtype
     if dtype not in DTYPES:

@@ -8,11 +8,6 @@ from mlx_chandra.errors import CheckpointError
 _SHOWN = 8  # names in one error message
 
 
-def checkpoint_bytes(folder: Path) -> int:
-    """Bytes of the weights as they are stored. Raises CheckpointError where there are none."""
-    return sum(path.stat().st_size for path in weight_files(folder))
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files: those the index names where there is one, else all.
 

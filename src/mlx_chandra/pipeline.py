@@ -12,11 +12,11 @@ screen is the observer's.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_chandra.assembly import follower_for
+from mlx_chandra.assembly import Follower, follower_for
 from mlx_chandra.attempts import Attempt, PageResult, Retries, judged, refused, result_of, seed_of
 from mlx_chandra.documents.document import Document
 from mlx_chandra.documents.opened import OpenDocuments
@@ -159,7 +159,7 @@ def run(
     documents = follower_for(settings.documents, results, opened, settings.reading, stop)
     done = ByPath() if journal is None else ByContent(results, journal)
     keeper = Keeper(results, None, settings.texts, settings.text_dir, documents, done, told=observer.finished)
-    try:
+    with _closing(keeper, documents, opened):
         todo = Todo(source, results, settings.reading, documents.planned, done)
         if _copy_first(todo, keeper, stop):
             reader = open_reader()
@@ -173,9 +173,16 @@ def run(
             keeper.close()
             _warn(keeper, observer)
             summary = _summary(keeper, 0.0, stopped=not todo.is_empty)
-        summary = replace(summary, skipped=todo.skipped)
         if journal is not None:
             journal.end_run()
+    return _with_documents(replace(summary, skipped=todo.skipped), documents, observer)
+
+
+@contextlib.contextmanager
+def _closing(keeper: Keeper, documents: Follower, opened: OpenDocuments) -> Iterator[None]:
+    """Ends what works beside the block: all documents are written, but after an error no more."""
+    try:
+        yield
     except BaseException:
         with contextlib.suppress(Exception):  # there is trouble already
             keeper.close()
@@ -185,6 +192,10 @@ def run(
         documents.close()
     finally:
         opened.close()
+
+
+def _with_documents(summary: Summary, documents: Follower, observer: Observer) -> Summary:
+    """The same, with what became of the documents; of the first that has no files it is said why."""
     if documents.first_unwritten is not None:
         observer.warn(f"{documents.first_unwritten.message} Run again with --resume to have them written.")
     return replace(

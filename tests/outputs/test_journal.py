@@ -102,6 +102,18 @@ def test_twins_are_pages_of_the_same_bytes_and_number(tmp_path: Path) -> None:
         assert list(journal.twins("c0", 2, True)) == [("/d.pdf#page=2", "ok")]  # a copy isn't read
 
 
+def test_of_thousands_of_twins_only_some_are_looked_at(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.add([read(f"/in/{number}.png") for number in range(2_000)])
+        asked: list[str] = []
+        journal._database.set_trace_callback(asked.append)
+        assert next(journal.twins("c0", 0, True)) == ("/in/0.png", "ok")
+        assert len(asked) == 1
+        assert " limit " in asked[0]
+        every = list(journal.twins("c0", 0, True))
+        assert every == [(f"/in/{number}.png", "ok") for number in range(2_000)]
+
+
 def test_a_files_hash_is_remembered_while_its_size_and_time_stay(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         journal.remember("/in/a.png", 5, OLD, "c0")

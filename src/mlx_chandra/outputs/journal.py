@@ -29,6 +29,7 @@ from mlx_chandra.outputs.rows import shown_path
 
 _PATIENCE = 20.0  # seconds to wait for somebody who reads the journal
 _MOST_UNSAVED = 5000  # files whose facts wait for the next group of pages
+_TWINS_AT_ONCE = 50
 _UNSETTLED = 3_000_000_000  # nanoseconds; a file may change twice within a tick of a coarse clock
 
 
@@ -73,7 +74,10 @@ KNOWN = (  # asked with a file and a page, as the table shows them: what a `Know
 )
 
 
-TWINS = "select path, status, reading, run, copy_of from pages where content = ? and number = ?"
+TWINS = (  # asked with a hash, a number, the last rowid that is known, and how many; the oldest first
+    "select rowid, path, status, reading, run, copy_of from pages "
+    "where content = ? and number = ? and rowid > ? order by rowid limit ?"
+)
 
 
 @dataclass(frozen=True)
@@ -204,12 +208,17 @@ class Journal:
             number: Of the page in it; 0 for a picture by itself.
             in_this_run: Only those that this run has read.
         """
-        with self._mutex, journal_trouble(self.path):
-            found = self._database.execute(TWINS, (content, number)).fetchall()
-        for path, status, reading, run, copy_of in found:
-            is_read_now = run == self._run and copy_of is None
-            if reading in self._same and (is_read_now or not in_this_run):
-                yield path, status
+        last = 0
+        while True:  # mostly the first one will do, of maybe thousands
+            with self._mutex, journal_trouble(self.path):
+                found = self._database.execute(TWINS, (content, number, last, _TWINS_AT_ONCE)).fetchall()
+            for _, path, status, reading, run, copy_of in found:
+                is_read_now = run == self._run and copy_of is None
+                if reading in self._same and (is_read_now or not in_this_run):
+                    yield path, status
+            if len(found) < _TWINS_AT_ONCE:
+                return
+            last = found[-1][0]
 
     def begin_run(self) -> None:
         """Begins to count what this run does, and its time; once. Comes before its first page."""

@@ -40,10 +40,9 @@ class JournalView:
         if in_this_run:
             return
         with journal_trouble(self._path):
-            found = self._database.execute(TWINS, (content, number)).fetchall()
-        for path, status, reading, _, _ in found:
-            if reading in self._same:
-                yield path, status
+            for _, path, status, reading, _, _ in self._database.execute(TWINS, (content, number, 0, -1)):
+                if reading in self._same:
+                    yield path, status
 
     def pages_of(self, document: str) -> list[str]:
         with journal_trouble(self._path):

@@ -11,7 +11,7 @@ from PIL import Image
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.sampler import GREEDY, Sampling
 from mlx_chandra.models import load_model
-from mlx_chandra.models.backend import Backend, current_backend
+from mlx_chandra.models.backend import Backend, BackendName, backend_of, current_backend
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs, Processor
 from tests.checkpoints import CheckpointShape, write_huggingface_checkpoint
@@ -60,6 +60,11 @@ def ahead(backend: Backend) -> Backend:
 @pytest.fixture(scope="session")
 def model_ahead(checkpoint: Path) -> Qwen3VL:
     return load_model(checkpoint, backend=ahead(current_backend()))
+
+
+@pytest.fixture(scope="session")
+def model_as_on_cuda(checkpoint: Path) -> Qwen3VL:
+    return load_model(checkpoint, backend=replace(backend_of(BackendName.CUDA), name=BackendName.CPU))
 
 
 def run(generator: BatchGenerator, after_step: Callable[[], object] = lambda: None) -> dict[int, list[int]]:

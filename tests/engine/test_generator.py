@@ -425,7 +425,7 @@ def test_errors_that_have_nothing_to_do_with_memory_are_not_swallowed(
         crowd.next()
 
 
-@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+@pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_as_on_cuda"])
 def test_decode_steps_write_the_cache_in_place(
     request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs]
 ) -> None:

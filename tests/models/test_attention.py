@@ -59,7 +59,7 @@ def view_of(
 
 def attended(queries: mx.array, keys: mx.array, values: mx.array, view: DecodeView) -> mx.array:
     """Attention to the part of the cache's rows that the view is of."""
-    seen = (slice(len(view.lengths)), slice(None), slice(view.window))
+    seen = (slice(len(queries)), slice(None), slice(view.window))
     return decode_attention(queries, keys[seen], values[seen], view)
 
 

@@ -180,14 +180,13 @@ class DecodeView:
     """What one decode step sees of each page, the same for all layers.
 
     Attributes:
-        lengths: Tokens in each page's slot, this step's own included; [n] on the host.
-        window: The longest of them, rounded up to a size that many steps share.
+        window: The longest page's tokens, this step's own included, rounded up to a size that many steps
+            share.
         mask: [n, 1, 1, window], for PRODUCTS [n, kv_heads, heads / kv_heads, window]; True, or 0 where added,
             at what a page may see. None where each sees all.
         form: The backend's form.
     """
 
-    lengths: tuple[int, ...]
     window: int
     mask: mx.array | None
     form: DecodeAttention
@@ -201,9 +200,14 @@ def decode_view(
     dtype: mx.Dtype,
     heads: tuple[int, int],
 ) -> DecodeView:
-    """`lengths` are given twice, on the host and `on_device` [n]. `heads`: of queries, and of keys."""
+    """Of pages with so many tokens in their slots, this step's own included.
+
+    Args:
+        lengths: On the host; on_device: the same [n] there.
+        heads: Of queries, and of keys.
+    """
     if form is DecodeAttention.WRITTEN_OUT and min(lengths) == window:
-        return DecodeView(tuple(lengths), window, None, form)
+        return DecodeView(window, None, form)
     seen = mx.arange(window)[None, :] < on_device[:, None]  # [n, window]
     if form is not DecodeAttention.MASKED:
         seen = mx.where(seen, 0.0, -mx.inf).astype(dtype)
@@ -213,7 +217,7 @@ def decode_view(
         count, (queries, shared) = len(lengths), heads
         mask = mx.contiguous(mx.broadcast_to(mask, (count, shared, 1, window)))
         mask = mx.broadcast_to(mask, (count, shared, queries // shared, window))
-    return DecodeView(tuple(lengths), window, mask, form)
+    return DecodeView(window, mask, form)
 
 
 def decode_attention(queries: mx.array, keys: mx.array, values: mx.array, view: DecodeView) -> mx.array:

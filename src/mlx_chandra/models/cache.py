@@ -17,7 +17,14 @@ import numpy as np
 
 from mlx_chandra.models.attention import decode_view
 from mlx_chandra.models.backend import Backend
-from mlx_chandra.models.cache_passes import PromptPass, ShelfStep, StepPass, StepTable
+from mlx_chandra.models.cache_passes import (
+    PromptPass,
+    ShelfArrays,
+    ShelfShape,
+    StepPass,
+    StepShape,
+    StepTable,
+)
 from mlx_chandra.models.config import TextConfig
 from mlx_chandra.models.shelves import Shelf, shelf_length, shelf_sizes, shelf_tokens, window_length
 
@@ -149,8 +156,11 @@ class KeyValueCache(Generic[PageT]):
         for shelf, here in used:
             shelf.reserve(max(lengths[here]))
         table = self._next_table(used, lengths)
-        parts = tuple(self._part(shelf, lengths[here], table[here]) for shelf, here in used)
-        return StepPass(parts, table[:, -1])
+        shelves = tuple(shelf for shelf, _ in used)
+        shapes, arrays = zip(
+            *(self._part(shelf, lengths[here], table[here]) for shelf, here in used), strict=True
+        )
+        return StepPass(shelves, StepShape(shapes), list(arrays), table[:, -1])
 
     def _next_table(self, used: Sequence[tuple[Shelf, slice]], lengths: Sequence[int]) -> mx.array:
         """The step's table: that of the last step, counted on by one token a row, where this is the same."""
@@ -248,20 +258,15 @@ class KeyValueCache(Generic[PageT]):
         """Tokens of the longest page on a shelf, 0 on an empty one."""
         return max((self._lengths[row] for row in self._rows_on(number)), default=0)
 
-    def _part(self, shelf: Shelf, lengths: Sequence[int], table: mx.array) -> ShelfStep:
+    def _part(self, shelf: Shelf, lengths: Sequence[int], table: mx.array) -> tuple[ShelfShape, ShelfArrays]:
         """A step's part on one shelf. `table` [n, 2 * kv_heads + 1] has the places where its rows write, and
         their `lengths` in its last column."""
         window = min(window_length(max(lengths)), shelf.capacity)
-        view = decode_view(
-            lengths,
-            table[:, -1],
-            window,
-            self._backend.decode_attention,
-            self._dtype,
-            (self._config.num_attention_heads, self._config.num_key_value_heads),
-        )
+        form = self._backend.decode_attention
+        heads = self._config.num_attention_heads, self._config.num_key_value_heads
+        view = decode_view(lengths, table[:, -1], window, form, self._dtype, heads)
         places = table[:, :-1].reshape(len(lengths), -1, 2)
-        return ShelfStep(shelf, places, view)
+        return ShelfShape(shelf.rows, len(lengths), window, form), (places, view.mask)
 
     def row(self, layer: int, row: int) -> tuple[mx.array, mx.array]:
         """One row's keys and values in a layer, each [kv_heads, capacity, d]; for tests."""

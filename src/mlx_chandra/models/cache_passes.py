@@ -7,9 +7,13 @@ from itertools import accumulate
 import mlx.core as mx
 
 from mlx_chandra.models.attention import DecodeView, decode_attention, segment_attention
-from mlx_chandra.models.backend import PrefillForm
+from mlx_chandra.models.backend import DecodeAttention, PrefillForm
 from mlx_chandra.models.rounded import together
-from mlx_chandra.models.shelves import Shelf
+from mlx_chandra.models.shelves import Shelf, first_entries
+
+# of a step on one shelf: int32 [n, kv_heads, 2], where it writes keys and values, and its DecodeView's mask;
+# no dataclass, because mx.compile takes none
+ShelfArrays = tuple[mx.array, mx.array | None]
 
 _MOST_COUNTED = 200  # steps; a hole is as long as that then, and no shelf is shorter
 
@@ -71,28 +75,63 @@ class PromptPass:
 
 
 @dataclass(frozen=True)
-class ShelfStep:
-    """One decode step's part on one shelf; `places` [n, kv_heads, 2] are where it writes keys and values."""
+class ShelfShape:
+    """What one shelf's part of a decode step is, but for its arrays.
 
-    shelf: Shelf
-    places: mx.array
-    view: DecodeView
+    Attributes:
+        shelf_rows: Rows that the shelf has.
+        rows: The step's rows on it, the first ones.
+        window: How far it reads into them.
+        form: The backend's form of attention.
+    """
+
+    shelf_rows: int
+    rows: int
+    window: int
+    form: DecodeAttention
+
+    def attend(self, kept: mx.array, arrays: ShelfArrays, queries: mx.array) -> mx.array:
+        """Attend to what is `kept`, the shelf's array of a layer."""
+        places, mask = arrays
+        keys, values = first_entries(kept, self.shelf_rows, places.shape[1], self.rows, self.window)
+        view = DecodeView(self.window, mask, self.form)
+        return decode_attention(queries.astype(kept.dtype), keys, values, view).astype(queries.dtype)
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What a decode step is, but for its arrays; so it can be compiled once for all steps that are alike."""
+
+    shelves: tuple[ShelfShape, ...]
 
     @property
     def rows(self) -> int:
-        return len(self.view.lengths)
+        return sum(shelf.rows for shelf in self.shelves)
 
-    def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        self.shelf.write_step(layer, self.places, keys, values)
-        return self._attend(layer, queries)
+    def shares(self, x: mx.array) -> list[mx.array]:
+        """What of x [n, ...] belongs to each shelf."""
+        if len(self.shelves) == 1:
+            return [x]
+        ends = list(accumulate(shelf.rows for shelf in self.shelves))
+        return list(mx.split(x, ends[:-1]))
 
-    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        self.shelf.write_joined_step(layer, self.places, joined)
-        return self._attend(layer, queries)
+    def attend_joined(
+        self, kept: list[mx.array], arrays: list[ShelfArrays], queries: mx.array, joined: mx.array
+    ) -> tuple[mx.array, list[mx.array]]:
+        """One layer's `AttentionPass.attend_joined`, for the shelves' arrays of that layer and of the step.
 
-    def _attend(self, layer: int, queries: mx.array) -> mx.array:
-        keys, values = self.shelf.seen(layer, self.rows, self.view.window)
-        return decode_attention(queries.astype(keys.dtype), keys, values, self.view).astype(queries.dtype)
+        Args:
+            joined: Finite and of the cache's dtype.
+
+        Returns:
+            [n, heads * d], and what the shelves keep now.
+        """
+        outputs = []
+        shares = zip(self.shelves, kept, arrays, self.shares(queries), self.shares(joined), strict=True)
+        for shelf, array, (places, mask), q, kv in shares:
+            array[places] = kv
+            outputs.append(shelf.attend(array, (places, mask), q))
+        return together(outputs, self.rows), kept
 
 
 @dataclass(frozen=True)
@@ -100,28 +139,40 @@ class StepPass:
     """One decode step of all rows, holes and rows added for a shared shape included.
 
     Attributes:
-        parts: One for each shelf.
+        shelves: Those that it uses.
+        shape: What it does on them.
+        arrays: What of that all layers share.
         lengths: int32 [n] on the device, each row's with this step's token; anything in a hole.
     """
 
-    parts: tuple[ShelfStep, ...]
+    shelves: tuple[Shelf, ...]
+    shape: StepShape
+    arrays: list[ShelfArrays]
     lengths: mx.array
 
     @property
     def rows(self) -> int:
         return self.lengths.shape[0]
 
+    def kept(self, layer: int) -> list[mx.array]:
+        """The shelves' arrays of a layer."""
+        return [shelf.layers[layer] for shelf in self.shelves]
+
+    def keep(self, layer: int, kept: list[mx.array]) -> None:
+        """Put others in their place."""
+        for shelf, array in zip(self.shelves, kept, strict=True):
+            shelf.layers[layer] = array
+
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        shares = zip(self.parts, *map(self._shares, (queries, keys, values)), strict=True)
-        return together([part.attend(layer, q, k, v) for part, q, k, v in shares], self.rows)
+        outputs = []
+        shares = zip(*map(self.shape.shares, (queries, keys, values)), strict=True)
+        parts = zip(self.shelves, self.shape.shelves, self.arrays, shares, strict=True)
+        for shelf, shape, arrays, (q, k, v) in parts:
+            shelf.write_step(layer, arrays[0], k, v)
+            outputs.append(shape.attend(shelf.layers[layer], arrays, q))
+        return together(outputs, self.rows)
 
     def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        shares = zip(self.parts, self._shares(queries), self._shares(joined), strict=True)
-        return together([part.attend_joined(layer, q, kv) for part, q, kv in shares], self.rows)
-
-    def _shares(self, x: mx.array) -> list[mx.array]:
-        """What of x [n, ...] each part gets."""
-        if len(self.parts) == 1:
-            return [x]
-        ends = list(accumulate(part.rows for part in self.parts))
-        return list(mx.split(x, ends[:-1]))
+        attended, kept = self.shape.attend_joined(self.kept(layer), self.arrays, queries, joined)
+        self.keep(layer, kept)
+        return attended

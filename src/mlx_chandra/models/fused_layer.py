@@ -1,23 +1,27 @@
 """A decoder layer in few launches, for backends where each costs the host more than what it launches.
 
 Queries, keys and values are one product and so are gate and up; residuals are added by the product before
-them; and in a decode step, what lies between two attention calls is compiled, once for all layers. Views cost
-the host time too, so matrices are kept turned, and keys and values stay in one array from their product to
-the cache. It computes what qwen3_vl.DecoderLayer does, from the same weights.
+them; and in a decode step, a layer with its attention is one compiled function, the same for all layers: it
+takes Python less time than making each of its operations anew. Views cost the host time too, so matrices are
+kept turned, and keys and values stay in one array from their product to the cache. It computes what
+qwen3_vl.DecoderLayer does, from the same weights.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_chandra.models.attention import AttentionPass
+from mlx_chandra.models.cache_passes import ShelfArrays, StepPass, StepShape
 from mlx_chandra.models.config import TextConfig
 from mlx_chandra.models.plain_layers import replace_plain_layers
 from mlx_chandra.models.rope import Rotation, StepRotation
 from mlx_chandra.models.shelves import finite
+
+_SHAPES_KEPT = 64  # of steps; one more takes a third of a millisecond
 
 
 def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> list[Any]:
@@ -27,7 +31,7 @@ def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> l
 
 
 class _Functions:
-    """A layer before and behind attention, compiled once for all layers of a model: weights are arguments.
+    """What layers are made of, compiled once for all layers of a model: weights are arguments.
 
     Args:
         config: Of the text tower.
@@ -35,16 +39,20 @@ class _Functions:
 
     Attributes:
         before: See `_before`.
-        before_step: See `_before_step`.
         after: See `_after`.
+        step: `_step` of a shape.
     """
 
     def __init__(self, config: TextConfig, kept: mx.Dtype) -> None:
         self.before: Callable[..., tuple[mx.array, mx.array]] = mx.compile(partial(_before, config))
-        self.before_step: Callable[..., tuple[mx.array, mx.array]] = mx.compile(
-            partial(_before_step, config, kept)
-        )
         self.after: Callable[..., mx.array] = mx.compile(partial(_after, config))
+
+        # one function a shape: MLX would look for it among all that it has compiled, and keep them for good
+        @lru_cache(_SHAPES_KEPT)
+        def step(shape: StepShape) -> Callable[..., tuple[mx.array, list[mx.array]]]:
+            return mx.compile(partial(_step, config, kept, shape))
+
+        self.step = step
 
 
 class FusedLayer(nn.Module):
@@ -53,36 +61,40 @@ class FusedLayer(nn.Module):
     def __init__(self, layer: Any, number: int, config: TextConfig, functions: _Functions) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self._layer, self._config, self._functions = number, config, functions
-        self.input_norm = layer.input_layernorm.weight
-        self.qkv = _by_group(
-            [p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)], config
-        ).T
-        self.head_norms = list(_head_norms(attention, config))
-        self.output = attention.o_proj.weight.T
-        self.post_norm = layer.post_attention_layernorm.weight
-        self.gate_up = mx.concatenate([mlp.gate_proj.weight, mlp.up_proj.weight]).T
-        self.down = mlp.down_proj.weight.T
+        self._layer, self._functions = number, functions
+        projections = [p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self.before = [
+            layer.input_layernorm.weight,
+            _by_group(projections, config).T,
+            *_head_norms(attention, config),
+        ]
+        self.after = [
+            attention.o_proj.weight.T,
+            layer.post_attention_layernorm.weight,
+            mx.concatenate([mlp.gate_proj.weight, mlp.up_proj.weight]).T,
+            mlp.down_proj.weight.T,
+        ]
 
     def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
         """x [T, hidden] -> the same behind this layer; kept compiled for each T."""
-        before = self._functions.before(x, *rotation.apart, self.input_norm, self.qkv, *self.head_norms)
-        return self._attend(x, before, attention)
+        queries, joined = self._functions.before(self.before, x, *rotation.apart)
+        attended = attention.attend_joined(self._layer, queries, joined)
+        return self._functions.after(self.after, x, attended)
 
-    def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
+    def step(self, x: mx.array, rotation: StepRotation, attention: StepPass) -> mx.array:
         """The same for one token of each of n pages."""
-        before = self._functions.before_step(
-            x, rotation.cos, rotation.sin, self.input_norm, self.qkv, *self.head_norms
+        step = self._functions.step(attention.shape)
+        x, kept = step(
+            attention.kept(self._layer),
+            attention.arrays,
+            self.before,
+            self.after,
+            x,
+            rotation.cos,
+            rotation.sin,
         )
-        return self._attend(x, before, attention)
-
-    def _attend(self, x: mx.array, before: tuple[mx.array, mx.array], attention: AttentionPass) -> mx.array:
-        attended = attention.attend_joined(self._layer, *before)
-        return self._functions.after(x, attended, *self._weights_after)
-
-    @property
-    def _weights_after(self) -> tuple[mx.array, ...]:
-        return self.output, self.post_norm, self.gate_up, self.down
+        attention.keep(self._layer, kept)
+        return x
 
 
 def _by_group(weights: Sequence[mx.array], config: TextConfig) -> mx.array:
@@ -125,49 +137,43 @@ def _heads(
     return heads.reshape(apart), mx.fast.rms_norm(heads, ones, eps).reshape(apart)
 
 
-def _before_step(
+def _step(
     config: TextConfig,
-    kept: mx.Dtype,
+    dtype: mx.Dtype,
+    shape: StepShape,
+    kept: list[mx.array],
+    arrays: list[ShelfArrays],
+    before: list[mx.array],
+    after: list[mx.array],
     x: mx.array,
     cos: mx.array,
     sin: mx.array,
-    norm: mx.array,
-    qkv: mx.array,
-    scales: mx.array,
-    swapped_scales: mx.array,
-    is_value: mx.array,
-    ones: mx.array,
-) -> tuple[mx.array, mx.array]:
-    """Queries [n, kv_heads, heads / kv_heads, d], and keys and values [n, kv_heads, 2, d], of x [n, hidden].
+) -> tuple[mx.array, list[mx.array]]:
+    """x [n, hidden] behind a layer, and what the cache's shelves keep of the layer then.
 
     Args:
-        kept: The dtype of the outcome, which is finite.
+        dtype: Of what the cache keeps.
+        kept, arrays: See `StepShape`.
+        before, after: A layer's.
         cos, sin: A rotation's, halves apart: [n, 1, 2, d / 2].
-        scales, swapped_scales, is_value, ones: From `_head_norms`.
     """
+    norm, qkv, scales, swapped_scales, is_value, ones = before
     heads, normed = _heads(config, x, norm, qkv, ones)
     turned = normed * scales * cos + normed[:, :, ::-1] * swapped_scales * sin  # a view swaps the halves
-    joined = finite(mx.where(is_value, heads, turned), kept)
+    joined = finite(mx.where(is_value, heads, turned), dtype)
     by_group = joined.reshape(len(x), config.num_key_value_heads, -1, config.head_dim)
-    return by_group[:, :, :-2], by_group[:, :, -2:]
+    attended, kept = shape.attend_joined(kept, arrays, by_group[:, :, :-2], by_group[:, :, -2:])
+    return _after(config, after, x, attended), kept
 
 
 def _before(
-    config: TextConfig,
-    x: mx.array,
-    cos: mx.array,
-    sin: mx.array,
-    norm: mx.array,
-    qkv: mx.array,
-    scales: mx.array,
-    swapped_scales: mx.array,
-    is_value: mx.array,
-    ones: mx.array,
+    config: TextConfig, weights: list[mx.array], x: mx.array, cos: mx.array, sin: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """The same for prompts' tokens, in x's dtype: queries [T, heads, d], keys and values [T, kv_heads, 2, d].
+    """Queries [T, heads, d], and keys and values [T, kv_heads, 2, d], of prompts' tokens x [T, hidden].
 
     Each an array of its own, because prompts attend to queries that stand side by side.
     """
+    norm, qkv, scales, swapped_scales, is_value, ones = weights
     kv_heads, width = config.num_key_value_heads, config.head_dim
     heads, normed = (
         array.reshape(len(x), kv_heads, -1, 2, width // 2) for array in _heads(config, x, norm, qkv, ones)
@@ -185,16 +191,9 @@ def _before(
     return queries.reshape(len(x), -1, width), pairs.reshape(len(x), kv_heads, 2, width)
 
 
-def _after(
-    config: TextConfig,
-    x: mx.array,
-    attended: mx.array,
-    output: mx.array,
-    norm: mx.array,
-    gate_up: mx.array,
-    down: mx.array,
-) -> mx.array:
+def _after(config: TextConfig, weights: list[mx.array], x: mx.array, attended: mx.array) -> mx.array:
     """x [T, hidden] with the attention's outcome [T, heads * d] and then the MLP's added."""
+    output, norm, gate_up, down = weights
     x = mx.addmm(x, attended.astype(x.dtype), output)
     gate, up = mx.split(mx.fast.rms_norm(x, norm, config.rms_norm_eps) @ gate_up, 2, axis=-1)
     return mx.addmm(x, gate * mx.sigmoid(gate) * up, down)

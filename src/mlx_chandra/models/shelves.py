@@ -63,6 +63,15 @@ def finite(x: mx.array, dtype: mx.Dtype) -> mx.array:
     return mx.nan_to_num(x.astype(dtype)) if dtype == mx.float16 else x
 
 
+def first_entries(
+    array: mx.array, shelf_rows: int, kv_heads: int, rows: int, window: int
+) -> tuple[mx.array, mx.array]:
+    """The first entries of the first rows of a shelf's array, keys and values: each [rows, kv_heads, window,
+    d]."""
+    side_by_side = array.reshape(2 * shelf_rows, kv_heads, -1, array.shape[-1])
+    return side_by_side[:rows, :, :window], side_by_side[shelf_rows : shelf_rows + rows, :, :window]
+
+
 class Shelf:
     """Keys and values of a few pages in all layers.
 
@@ -136,15 +145,6 @@ class Shelf:
         array = self.layers[layer]
         array[places[:, :, 0]] = self._finite(keys)
         array[places[:, :, 1]] = self._finite(values)
-
-    def write_joined_step(self, layer: int, places: mx.array, keys_and_values: mx.array) -> None:
-        """The same for keys and values in one array [n, kv_heads, 2, d], finite and of this one's dtype."""
-        self.layers[layer][places] = keys_and_values
-
-    def seen(self, layer: int, rows: int, window: int) -> tuple[mx.array, mx.array]:
-        """The first entries of the first rows, keys and values: each [rows, kv_heads, window, d]."""
-        side_by_side = self.layers[layer].reshape(2 * self.rows, *self._shape(self.capacity)[2:])
-        return side_by_side[:rows, :, :window], side_by_side[self.rows : self.rows + rows, :, :window]
 
     def copy_row(self, row: int, source: "Shelf", source_row: int, length: int) -> None:
         """Put the first `length` entries of another shelf's (or this one's) row into a row of this one."""

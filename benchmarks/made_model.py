@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_chandra.models.backend import current_backend
+from mlx_chandra.models.backend import Backend, current_backend
 from mlx_chandra.models.config import ModelConfig, VisionConfig, read_config
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 
@@ -180,9 +180,10 @@ class NeverStops:
     stop_token_ids: frozenset[int] = frozenset()
 
 
-def made_model(size: Dimensions, dtype: str) -> Qwen3VL:
-    """Our model with these weights, ready to run; `dtype` is float32 or bfloat16."""
-    model = Qwen3VL(made_config(size), current_backend())
+def made_model(size: Dimensions, dtype: str, backend: Backend | None = None) -> Qwen3VL:
+    """Our model with these weights, ready to run, with this machine's operations or another backend's;
+    `dtype` is float32 or bfloat16."""
+    model = Qwen3VL(made_config(size), backend or current_backend())
     chosen = {"float32": mx.float32, "bfloat16": mx.bfloat16}[dtype]
     model.load_weights(list(made_tensors(size, chosen, Naming.OURS)))
     model.fuse()

@@ -21,8 +21,8 @@ from tools.demo_model.losses import (  # noqa: E402
     LINE_START_WEIGHT,
     MOST_SPOILED,
     Y_STEP,
-    Shape,
     StepInputs,
+    in_boxes,
     line_weights,
     reading_states,
     spoiled,
@@ -182,9 +182,8 @@ def test_a_spoiled_answer_differs_in_some_text_only_and_never_in_tags_boxes_or_w
     marks[opens], marks[closes] = 1, -1
     row = [opens, 30, 31, closes, *range(4, 24), tag, stop] + [stop] * 6
     answers = torch.tensor([row] * 400)
-    shape = Shape(None, None, answers, answers, marks, texts)  # type: ignore[arg-type]
     torch.manual_seed(2)
-    said = spoiled(answers, torch.full((400,), 26), shape)
+    said = spoiled(answers, torch.full((400,), 26), in_boxes(answers, marks), texts)
     changed = said != answers
     assert not changed[:, :4].any()
     assert not changed[:, 24:].any()

@@ -15,9 +15,7 @@ from tokenizers import Tokenizer
 
 from tools.demo_model import pages as pages_module
 from tools.demo_model.batches import (
-    OCR_LAYOUT,
     OCR_SHARE,
-    SHORT,
     BatchShape,
     InkShelf,
     Packer,
@@ -30,6 +28,7 @@ from tools.demo_model.examples import EXAMPLES, TEXTS, Example, Part, parse
 from tools.demo_model.fetch_data import is_prose, paragraphs, sentence_keys
 from tools.demo_model.glyphs import FACES, Atlas
 from tools.demo_model.pages import LEVELS, RenderedPage, Studio, Wear, degrade, draw_page, finish_page
+from tools.demo_model.prompts import PromptKind
 from tools.demo_model.text import ALPHABET, TextKind, TextMix, TextSource
 from tools.demo_model.typesetting import Sheet, Style, break_lines, measure, shorten_words
 
@@ -269,15 +268,19 @@ def test_crowded_pages_have_small_lines_close_together(studio: Studio) -> None:
 
 
 def test_prompts_are_drawn_as_the_levels_say_or_with_the_short_one_as_often_as_asked() -> None:
-    def share(mix: PageMix, level: pages_module.Level, kind: int) -> float:
+    def share(mix: PageMix, level: pages_module.Level, kind: PromptKind) -> float:
         rng = np.random.default_rng(4)
         return sum(mix.draw_prompt(rng, level) == kind for _ in range(4000)) / 4000
 
     note, card = LEVELS[1], LEVELS[2]
-    assert share(PageMix(), card, OCR_LAYOUT) == pytest.approx(card.layout_share, abs=0.03)
-    assert share(PageMix(), card, SHORT) == pytest.approx(1 - card.layout_share - OCR_SHARE, abs=0.03)
-    assert share(PageMix(short=0.7), card, SHORT) == pytest.approx(0.7, abs=0.03)
-    assert share(PageMix(short=0.7), note, OCR_LAYOUT) == pytest.approx(note.layout_share, abs=0.03)
+    assert share(PageMix(), card, PromptKind.OCR_LAYOUT) == pytest.approx(card.layout_share, abs=0.03)
+    assert share(PageMix(), card, PromptKind.SHORT) == pytest.approx(
+        1 - card.layout_share - OCR_SHARE, abs=0.03
+    )
+    assert share(PageMix(short=0.7), card, PromptKind.SHORT) == pytest.approx(0.7, abs=0.03)
+    assert share(PageMix(short=0.7), note, PromptKind.OCR_LAYOUT) == pytest.approx(
+        note.layout_share, abs=0.03
+    )
 
 
 def test_pages_whose_answer_is_too_long_are_drawn_again(
@@ -287,7 +290,7 @@ def test_pages_whose_answer_is_too_long_are_drawn_again(
     packer = Packer(studio, tokenizer, BatchShape(pixels=64 * 192 * 8), PageMix())
     short = pages_module.Level("short", ((64, 192),), 3, 0.5, False, 23)
     monkeypatch.setattr("tools.demo_model.batches.LEVELS", (short,))
-    batch = packer.pack(np.random.default_rng(0), 0, (64, 192), OCR_LAYOUT)
+    batch = packer.pack(np.random.default_rng(0), 0, (64, 192), PromptKind.OCR_LAYOUT)
     assert batch.tokens.shape == (8, 23)
     assert batch.answer_len.max() <= 23
     for row in range(8):

@@ -31,13 +31,13 @@ from tokenizers import Tokenizer
 
 from tools.demo_model.glyphs import draw_all
 from tools.demo_model.pages import LEVELS, Level, RenderedPage, Studio, TextMix, draw_page
+from tools.demo_model.prompts import PromptKind
 from tools.demo_model.typesetting import Points
 
 PATCH = 16
 MERGE = 2
 SLOTS = 5
 LINE_APART = 4.0  # pixels between the centres of two lines, at the least
-SHORT, OCR, OCR_LAYOUT = 0, 1, 2
 OCR_SHARE = 0.24
 STOP_TOKEN, PADDING_TOKEN = "<|im_end|>", "<|endoftext|>"
 
@@ -51,7 +51,7 @@ class Batch:
         ink: uint8 [B, h, w]; 255 = full ink.
         tokens: int32 [B, T]; the answer, the stop token, then padding; T is the level's max_answer_tokens.
         answer_len: int32 [B]; tokens of the answer with the stop token.
-        prompt_kind: int32 [B]; 0 short, 1 ocr, 2 ocr_layout, the same in all rows.
+        prompt_kind: int32 [B]; a PromptKind, the same in all rows.
         token_xy: float16 [B, T, 2]; where each token stands on the page, pixels; nan if nowhere.
         patch_chars: uint8 [B, P, SLOTS]; for each 16 x 16 patch, in the vision tower's order (merge blocks
             of 2 x 2, row by row), the characters whose centre lies in it, line by line from left to right:
@@ -81,7 +81,7 @@ class PageMix:
     crowded: float = 0.2
     short: float | None = None
 
-    def draw_prompt(self, rng: np.random.Generator, level: Level) -> int:
+    def draw_prompt(self, rng: np.random.Generator, level: Level) -> PromptKind:
         """A prompt for the pages of a batch."""
         layout, ocr = level.layout_share, OCR_SHARE if level.blocks else OCR_SHARE / 3
         if self.short is not None and level.blocks:
@@ -89,8 +89,8 @@ class PageMix:
             layout, ocr = layout * rest, ocr * rest
         draw = rng.random()
         if draw < layout:
-            return OCR_LAYOUT
-        return OCR if draw < layout + ocr else SHORT
+            return PromptKind.OCR_LAYOUT
+        return PromptKind.OCR if draw < layout + ocr else PromptKind.SHORT
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Packer:
         size = level.sizes[int(rng.integers(len(level.sizes)))]
         return self.pack(rng, number, size, self.mix.draw_prompt(rng, level))
 
-    def pack(self, rng: np.random.Generator, number: int, size: tuple[int, int], kind: int) -> Batch:
+    def pack(self, rng: np.random.Generator, number: int, size: tuple[int, int], kind: PromptKind) -> Batch:
         """Draws the pages of one batch of level `number`, size (height, width) and prompt kind."""
         level, rows = LEVELS[number], self.shape.rows(size)
         longest = level.max_answer_tokens
@@ -159,7 +159,7 @@ class Packer:
         while True:
             page = draw_page(rng, level, size, self.studio)
             html, points = page.html, page.html_xy
-            if kind == OCR_LAYOUT:
+            if kind is PromptKind.OCR_LAYOUT:
                 html, points = page.layout_html, page.layout_xy
             encoding = self.tokenizer.encode(html, add_special_tokens=False)
             if len(encoding.ids) < level.max_answer_tokens:
@@ -354,9 +354,11 @@ def main() -> None:
     for number, level in enumerate(LEVELS):
         batches, seconds = [], 0.0
         for size in level.sizes:
-            packer.pack(rng, number, size, OCR_LAYOUT)
+            packer.pack(rng, number, size, PromptKind.OCR_LAYOUT)
             start = time.perf_counter()
-            batches += [packer.pack(rng, number, size, kind) for kind in (SHORT, OCR_LAYOUT)]
+            batches += [
+                packer.pack(rng, number, size, kind) for kind in (PromptKind.SHORT, PromptKind.OCR_LAYOUT)
+            ]
             seconds += time.perf_counter() - start
         lengths = np.concatenate([batch.answer_len for batch in batches])
         p10, p50, p90 = np.percentile(lengths, (10, 50, 90)).astype(int)

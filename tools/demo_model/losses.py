@@ -91,20 +91,20 @@ def in_boxes(answers: Tensor, marks: Tensor) -> Tensor:
     return (marked.cumsum(1) > 0) & (marked == 0)
 
 
-def spoiled(answers: Tensor, lengths: Tensor, shape: Shape) -> Tensor:
+def spoiled(answers: Tensor, lengths: Tensor, boxed: Tensor, texts: Tensor) -> Tensor:
     """The answers with other text in some places, as if the reader had misread them: a reader that has only
     seen right answers is lost after its first mistake. Tags and boxes stay.
 
     Half of what comes instead is text from elsewhere on the page, which leads astray the most.
-    answers int64 [B, T], lengths int64 [B] -> int64 [B, T].
+    answers int64 [B, T], lengths int64 [B], boxed bool [B, T] from in_boxes, texts bool [V] -> int64 [B, T].
     """
     pages, device = len(answers), answers.device
     share = (torch.rand(pages, 1, device=device) - (1 - SPOILED_PAGES)) * (MOST_SPOILED / SPOILED_PAGES)
     place = (torch.rand(answers.shape, device=device) * lengths[:, None]).long()
     elsewhere = answers.gather(1, place)
-    anything = torch.randint(len(shape.texts), answers.shape, device=device)
+    anything = torch.randint(len(texts), answers.shape, device=device)
     other = torch.where(torch.rand(answers.shape, device=device) < 0.5, elsewhere, anything)
-    text = shape.texts[answers] & shape.texts[other] & ~in_boxes(answers, shape.marks)
+    text = texts[answers] & texts[other] & ~boxed
     return torch.where(text & (torch.rand(answers.shape, device=device) < share), other, answers)
 
 
@@ -152,12 +152,12 @@ def step_losses(
 ) -> StepLosses:
     """All losses of one batch. Pass a compiled mean_cross_entropy where speed matters."""
     vision = model.vision(inputs.pages, shape.geometry)
-    misread = replace(inputs, answers=spoiled(inputs.answers, inputs.lengths, shape))
+    boxed = in_boxes(inputs.answers, shape.marks)
+    misread = replace(inputs, answers=spoiled(inputs.answers, inputs.lengths, boxed, shape.texts))
     early, last = reading_states(model, vision, misread, shape)
     logits = model.logits(last)
     order = torch.arange(inputs.answers.shape[1], device=logits.device)
     counted = order < inputs.lengths[:, None]  # [B, T]
-    boxed = in_boxes(inputs.answers, shape.marks)
     lines = line_weights(inputs.places) * counted
     weights = torch.where(boxed, BOX_WEIGHT, lines).mul(counted).flatten()
     reading = cross_entropy(logits.flatten(0, 1), inputs.answers.flatten(), weights)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, cast
 
 import mlx.core as mx
 
-from benchmarks.made_model import CHANDRA_1, TOY, NeverStops, made_model
+from benchmarks.made_model import CHANDRA_1, TOY, made_model
 from benchmarks.workloads import AFTER_IMAGE
 from mlx_chandra.cli.reader import EngineReader
 from mlx_chandra.documents.image_files import open_page
 from mlx_chandra.engine.batch import load
 from mlx_chandra.engine.generator import BatchGenerator
+from mlx_chandra.engine.timing import NeverStops
 from mlx_chandra.models.backend import BackendName, current_backend
 from mlx_chandra.models.config import ModelConfig
 from mlx_chandra.models.linux_blas import use_openblas

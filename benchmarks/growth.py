@@ -6,7 +6,6 @@ tenth: before, caches fill and libraries start.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import commit, this_machine, versions
+from benchmarks.machine import write_figures
 
 SLOTS, ANSWER = 16, 24  # pages at once, tokens of each answer
 MEGABYTE = 1_000_000
@@ -93,14 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"process {(last.rss - first.rss) / MEGABYTE:+.1f} MB"
     )
     if chosen.output:
-        content = {
-            "commit": commit(),
-            "machine": asdict(this_machine()),
-            "versions": versions(),
+        figures = {
             "slots": SLOTS,
             "samples": [asdict(sample) for sample in samples],
         }
-        chosen.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_figures(chosen.output, figures)
 
 
 if __name__ == "__main__":

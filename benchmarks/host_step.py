@@ -9,7 +9,6 @@ model choose its operations as on CUDA, and `--toy` gives it Chandra 1's number 
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +19,11 @@ from unittest.mock import patch
 
 import mlx.core as mx
 
-from benchmarks.machine import commit, this_machine, versions
-from benchmarks.made_model import CHANDRA_1, TOY, NeverStops, made_model
+from benchmarks.machine import write_figures
+from benchmarks.made_model import CHANDRA_1, TOY, made_model
 from benchmarks.workloads import PagePlan, Workload, make_pages, plan
 from mlx_chandra.engine.generator import BatchGenerator
+from mlx_chandra.engine.timing import NeverStops
 from mlx_chandra.models.backend import BackendName, backend_of, current_backend
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 
@@ -136,10 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         costs.append(measure(model, rows, page, chosen.steps))
         print(shown(costs[-1], own.name is not BackendName.CPU), flush=True)
     if chosen.output:
-        content = {
-            "commit": commit(),
-            "machine": asdict(this_machine()),
-            "versions": versions(),
+        figures = {
             "settings": {
                 "toy": chosen.toy,
                 "dtype": chosen.dtype,
@@ -148,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             },
             "milliseconds": [asdict(cost) for cost in costs],
         }
-        chosen.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_figures(chosen.output, figures)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """What a run was measured on: hardware, library versions, commit."""
 
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -55,6 +58,12 @@ def commit() -> str:
     name = _said_by("git", "-C", str(_ROOT), "rev-parse", "--short", "HEAD")
     changed = _said_by("git", "-C", str(_ROOT), "status", "--porcelain", "--", "src")
     return name + "+" if changed else name
+
+
+def write_figures(path: Path, figures: Mapping[str, object]) -> None:
+    """A JSON file of them, and of what they were measured on."""
+    measured_on = {"commit": commit(), "machine": asdict(this_machine()), "versions": versions()}
+    path.write_text(json.dumps({**measured_on, **figures}, indent=1) + "\n", encoding="utf-8")
 
 
 def _said_by(*command: str) -> str:

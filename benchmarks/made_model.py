@@ -173,13 +173,6 @@ def made_tensors(size: Dimensions, dtype: mx.Dtype, naming: Naming) -> Iterator[
         yield _named(name, naming), tensor
 
 
-@dataclass(frozen=True)
-class NeverStops:
-    """Stands for a processor whose answers know no end."""
-
-    stop_token_ids: frozenset[int] = frozenset()
-
-
 def made_model(size: Dimensions, dtype: str, backend: Backend | None = None) -> Qwen3VL:
     """Our model with these weights, ready to run, with this machine's operations or another backend's;
     `dtype` is float32 or bfloat16."""

@@ -11,7 +11,6 @@ place, and the inputs of the first run.
 """
 
 import argparse
-import json
 import os
 import sys
 import threading
@@ -22,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.clocked_engine import Engine, demo_engine, made_engine
 from benchmarks.input_clock import ClockedReader, InputClock, InputTimes, opening_timed
-from benchmarks.machine import commit, this_machine, versions
+from benchmarks.machine import write_figures
 from benchmarks.page_files import write_pages
 from benchmarks.scale import make_pages
 from benchmarks.workloads import Workload, example_pages, plan
@@ -207,15 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load_before = os.getloadavg()[0]
     found = measure(settings, chosen.compare, chosen.folder)
     if chosen.output:
-        content = {
-            "commit": commit(),
-            "machine": asdict(this_machine()),
-            "versions": versions(),
+        figures = {
             "settings": asdict(settings),
             "load": (load_before, os.getloadavg()[0]),
             "runs": {name: asdict(times) for name, times in found.items()},
         }
-        chosen.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_figures(chosen.output, figures)
     return 0 if found["from files"].idle < _AIM else 1
 
 

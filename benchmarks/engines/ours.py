@@ -9,12 +9,13 @@ from unittest.mock import patch
 import mlx.core as mx
 
 from benchmarks.engines.base import Answer, Outcome, Setup
-from benchmarks.made_model import NeverStops, made_model
+from benchmarks.made_model import made_model
 from benchmarks.phases import Phase, PhaseClock
 from benchmarks.workloads import MadePage
 from mlx_chandra.engine.batch import batch_generate, load
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.responses import GeneratorStats
+from mlx_chandra.engine.timing import NeverStops
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import Processor
 

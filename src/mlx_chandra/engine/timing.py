@@ -63,7 +63,7 @@ def model_facts(model: Qwen3VL) -> ModelFacts:
 
 
 @dataclass(frozen=True)
-class _Endless:
+class NeverStops:
     """Stands for a processor whose answers know no end."""
 
     stop_token_ids: frozenset[int] = frozenset()
@@ -120,7 +120,7 @@ class EngineTimer:
     @property
     def most_slots(self) -> int:
         """The batch size that the engine would choose by itself."""
-        return BatchGenerator(self._model, _Endless()).slots
+        return BatchGenerator(self._model, NeverStops()).slots
 
     def prefills(self) -> Generator[float, None, None]:
         """Seconds to read one page, picture and prompt, in a pass of its own; again and again.
@@ -180,7 +180,7 @@ def _engine(model: Qwen3VL, slots: int) -> Iterator[BatchGenerator]:
     """A generator that is closed afterwards: nothing computes on, whatever happened."""
     generator = BatchGenerator(
         model,
-        _Endless(),
+        NeverStops(),
         completion_batch_size=slots,
         prefill_batch_size=slots,
         cache_tokens=_NO_LIMIT,

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageFont
 from tokenizers import Tokenizer
 
+from tools.demo_model import composing
 from tools.demo_model import pages as pages_module
 from tools.demo_model.batches import (
     OCR_SHARE,
@@ -265,6 +266,21 @@ def test_crowded_pages_have_small_lines_close_together(studio: Studio) -> None:
         ys = draw(crowded, seed, 4, (1024, 768), warped=False).html_xy[:, 1]
         gaps = np.diff(np.unique(np.round(ys[np.isfinite(ys)])))
         assert gaps[gaps > 6].min() <= 16 * 1.2 + 1
+
+
+def test_full_pages_have_narrow_margins_and_as_much_text_as_fits(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowded, size = replace(studio, crowded=1.0), (480, 640)
+
+    def pages(share: float) -> list[RenderedPage]:
+        monkeypatch.setattr(composing, "FULL_SHARE", share)
+        return [draw(crowded, seed, 3, size, warped=False) for seed in range(24)]
+
+    full, others = pages(1.0), pages(0.0)
+    rightmost = [page.centres[:, 0].max() for page in full]
+    assert np.median(rightmost) > 0.95 * size[1]
+    assert sum(len(page.html) for page in full) > 1.05 * sum(len(page.html) for page in others)
 
 
 def test_prompts_are_drawn_as_the_levels_say_or_with_the_short_one_as_often_as_asked() -> None:

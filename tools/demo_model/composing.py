@@ -42,6 +42,8 @@ CHARACTER_WIDTH = 0.52
 TOKENS_PER_BLOCK = 22
 TYPE_SIZES = tuple(range(12, 29))
 CROWDED_SIZES = tuple(range(12, 17))
+FULL_SHARE = 0.5  # of the crowded pages
+PARAGRAPH_LINES = (1, 1, 2, 3, 4, 5, 7, 10, 16, 30)
 TYPE_WEIGHTS = tuple(0.4 if size < 14 else 10 / (size - 6) if size < 27 else 0.1 for size in TYPE_SIZES)
 
 
@@ -70,7 +72,8 @@ class Studio:
     """What pages are made of: glyphs and text.
 
     `crowded` is the share of the larger pages, beyond those that come about anyway, whose lines are small
-    and close together: there a reader loses its line most easily.
+    and close together: there a reader loses its line most easily. Half of these are full, too: narrow
+    margins and long paragraphs, until there is no more room on the page or in the answer.
     """
 
     atlas: Atlas
@@ -98,6 +101,7 @@ class PageLook:
     width: float
     bottom: float
     gap: float
+    full: bool
 
 
 class Composer:
@@ -111,7 +115,9 @@ class Composer:
         self.studio = studio
         self.look = look
         self.top = look.top
-        self.lines = level.max_lines if dice.random() < 0.6 else dice.randint(1, level.max_lines)
+        self.lines = level.max_lines
+        if not look.full and dice.random() >= 0.6:
+            self.lines = dice.randint(1, level.max_lines)
         self.tokens = 0.94 * level.max_answer_tokens - 4
         self.blocks: list[Block] = []
 
@@ -141,7 +147,7 @@ class Composer:
 
     def paragraph(self) -> None:
         kind, look, room = self.kind(), self.look, self.room()
-        lines = self.dice.choice((1, 1, 2, 3, 4, 5, 7, 10, 16, 30))
+        lines = self.dice.choice(PARAGRAPH_LINES[-4:] if look.full else PARAGRAPH_LINES)
         text = self.studio.text.passage(self.dice, kind, self.words(kind, lines, look.width))
         self.add(set_paragraph(self.sheet, text, room, look.body), kind, look.gap)
 
@@ -290,12 +296,14 @@ def choose_look(
     size = choose_size(dice, level, height, width)
     face = dice.choices((family.regular, family.bold, family.italic), (0.82, 0.07, 0.11))[0]
     leading = size * dice.choice((dice.uniform(1.08, 1.3), dice.uniform(1.15, 1.6)))
+    full = False
     if studio.crowded and level.blocks and dice.random() < studio.crowded:
         size = dice.choice(CROWDED_SIZES)
         leading = size * dice.uniform(1.08, 1.2)
-    spare = dice.random()
+        full = dice.random() < FULL_SHARE
+    spare = 0.0 if full else dice.random()
     side = min(width, 900) * (0.02 + 0.1 * spare * dice.random()) + 2 + room_for_slant * height / 2
-    right = side if dice.random() < 0.8 else side + dice.uniform(0, 0.35) * width
+    right = side if full or dice.random() < 0.8 else side + dice.uniform(0, 0.35) * width
     edge = min(height, 900) * (0.015 + 0.09 * spare * dice.random()) + 2 + room_for_slant * width / 2
     edge += size * 1.9 if level.blocks and height >= 480 and dice.random() < 0.5 else 0.0
     centred = dice.random() < 0.08
@@ -309,11 +317,11 @@ def choose_look(
     )
     gap = leading * (dice.choice((0.0, 0.2)) if body.indent else dice.uniform(0.35, 1.1))
     top = edge
-    if dice.random() < 0.15:
+    if not full and dice.random() < 0.15:
         top += dice.uniform(0, 0.5) * max(0.0, height - 2 * edge - leading)
     kind = studio.text.mix.draw(dice)
     bottom = height - edge - 0.12 * size
-    return PageLook(family, hinted, body, kind, side, top, width - side - right, bottom, gap)
+    return PageLook(family, hinted, body, kind, side, top, width - side - right, bottom, gap, full)
 
 
 def choose_size(dice: random.Random, level: Level, height: int, width: int) -> int:

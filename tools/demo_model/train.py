@@ -314,7 +314,7 @@ def arguments() -> argparse.Namespace:
         "--crowded",
         type=float,
         default=PageMix.crowded,
-        help="share of pages of small close lines",
+        help="share of pages of small close lines, half of them full",
     )
     parser.add_argument(
         "--short",

@@ -334,8 +334,9 @@ def test_a_page_that_is_done_is_kept_by_nobody(
 
 
 def test_no_more_pages_are_admitted_than_the_planned_memory_lets_grow(
-    model: Qwen3VL, pages: list[PageInputs]
+    checkpoint: Path, pages: list[PageInputs]
 ) -> None:
+    model = load_model(checkpoint, backend=replace(current_backend(), shelf_rows=(8,)))
     crowd = generator(model, 16, cache_tokens=8 * 1280)
     crowd.insert(pages[:16], 20)
     crowd.next()

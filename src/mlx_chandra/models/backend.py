@@ -145,7 +145,7 @@ _BACKENDS = {
         decode_attention=DecodeAttention.WRITTEN_OUT,
         prefill=PrefillForm(scores=400_000),
         prefill_tokens=2048,
-        shelf_rows=(8, 24),
+        shelf_rows=(4, 8),
         shared_shapes=False,
         fused_layers=False,
         activations=WRITTEN_OUT,

@@ -70,9 +70,7 @@ class PanelLayer(nn.Module):
 
     def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
         """x [T, hidden] -> the same behind this layer."""
-        heads = (self._norm(x) @ self.qkv).swapaxes(0, 1)  # [T, heads + 2 * kv_heads, d]
-        turned, v = heads[:, : -self._kv_heads], heads[:, -self._kv_heads :]
-        turned = rotation(self._norm(turned) * self.head_norms[: -self._kv_heads])
+        turned, v = in_pieces(self._before, (x, rotation.cos, rotation.sin), self._rows)
         q, k = turned[:, : self._heads], turned[:, self._heads :]
         (x,) = in_pieces(self._behind, (x, attention.attend(self._layer, q, k, v)), self._rows)
         return x
@@ -89,6 +87,12 @@ class PanelLayer(nn.Module):
         attended = attention.attend_joined(self._layer, queries, pairs)
         (x,) = self._behind(x, attended)
         return x
+
+    def _before(self, x: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array]:
+        """Queries and keys, turned [T, heads + kv_heads, d], and values [T, kv_heads, d], for some rows."""
+        heads = (self._norm(x) @ self.qkv).swapaxes(0, 1)  # [T, heads + 2 * kv_heads, d]
+        turned, v = heads[:, : -self._kv_heads], heads[:, -self._kv_heads :]
+        return Rotation(cos, sin)(self._norm(turned) * self.head_norms[: -self._kv_heads]), v
 
     def _behind(self, x: mx.array, attended: mx.array) -> tuple[mx.array]:
         """What follows attention, for some of the rows."""

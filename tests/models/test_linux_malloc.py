@@ -51,7 +51,20 @@ def test_memory_that_was_freed_is_used_again_without_asking_for_it() -> None:
     assert faults < 1000
 
 
-def test_a_user_who_has_said_how_much_is_kept_is_obeyed() -> None:
-    kept, faults = last_round({"MALLOC_TRIM_THRESHOLD_": "1000000"})
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"MALLOC_TRIM_THRESHOLD_": "1000000"},
+        {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7:glibc.malloc.trim_threshold=1000000"},
+    ],
+)
+def test_a_user_who_has_said_how_much_is_kept_is_obeyed(variables: dict[str, str]) -> None:
+    kept, faults = last_round(variables)
     assert kept == "False"
     assert faults > 10_000
+
+
+def test_other_wishes_of_a_user_about_memory_leave_freed_memory_with_the_process() -> None:
+    kept, faults = last_round({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
+    assert kept == "True"
+    assert faults < 1000

@@ -43,7 +43,8 @@ TOKENS_PER_BLOCK = 22
 TYPE_SIZES = tuple(range(12, 29))
 CROWDED_SIZES = tuple(range(12, 17))
 FULL_SHARE = 0.5  # of the crowded pages
-PARAGRAPH_LINES = (1, 1, 2, 3, 4, 5, 7, 10, 16, 30)
+LONG_PARAGRAPHS = (7, 10, 16, 30)  # lines
+PARAGRAPHS = (1, 1, 2, 3, 4, 5, *LONG_PARAGRAPHS)
 TYPE_WEIGHTS = tuple(0.4 if size < 14 else 10 / (size - 6) if size < 27 else 0.1 for size in TYPE_SIZES)
 
 
@@ -147,7 +148,7 @@ class Composer:
 
     def paragraph(self) -> None:
         kind, look, room = self.kind(), self.look, self.room()
-        lines = self.dice.choice(PARAGRAPH_LINES[-4:] if look.full else PARAGRAPH_LINES)
+        lines = self.dice.choice(LONG_PARAGRAPHS if look.full else PARAGRAPHS)
         text = self.studio.text.passage(self.dice, kind, self.words(kind, lines, look.width))
         self.add(set_paragraph(self.sheet, text, room, look.body), kind, look.gap)
 

@@ -13,8 +13,12 @@ KEPT_BYTES = 256 << 20  # free memory that stays with the process
 _LARGEST = 32 << 20  # the most that glibc takes for it; larger arrays are few
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_USERS_OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
-_USERS_TUNABLES = ("glibc.malloc.trim_threshold", "glibc.malloc.mmap_threshold")
+_USERS_OWN = {  # variables, and names in GLIBC_TUNABLES
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "glibc.malloc.trim_threshold",
+    "glibc.malloc.mmap_threshold",
+}
 
 
 def keep_freed_memory() -> bool:
@@ -23,9 +27,9 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether memory is kept now.
     """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    has_own = os.environ.keys() & set(_USERS_OWN) or any(name in tunables for name in _USERS_TUNABLES)
-    if sys.platform != "linux" or has_own:
+    tunables = os.environ.get("GLIBC_TUNABLES", "").split(":")
+    said = {*os.environ, *(tunable.partition("=")[0] for tunable in tunables)}
+    if sys.platform != "linux" or said & _USERS_OWN:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from tools.demo_model.fetch_data import is_prose, paragraphs, sentence_keys
 from tools.demo_model.glyphs import FACES, Atlas
 from tools.demo_model.pages import LEVELS, RenderedPage, Studio, Wear, degrade, draw_page, finish_page
 from tools.demo_model.prompts import PromptKind
-from tools.demo_model.text import ALPHABET, TextKind, TextMix, TextSource
+from tools.demo_model.text import ALPHABET, QUOTE_MARKS, TextKind, TextMix, TextSource
 from tools.demo_model.typesetting import Sheet, Style, break_lines, measure, shorten_words
 
 ROOT = Path(__file__).parents[2]
@@ -258,6 +259,21 @@ def test_a_passage_with_an_echo_is_as_long_as_without_and_says_something_twice(s
     plain = replace(source, mix=TextMix())
     words = plain.passage(random.Random(3), TextKind.PROSE, 60).split()
     assert len(set(words)) == 60
+
+
+def test_marked_passages_have_the_same_words_and_straight_and_curly_marks_alike_often(studio: Studio) -> None:
+    prose = " ".join(f"it's word{number}" for number in range(400))
+    full = TextSource.from_texts([prose], WORDS, prose, TextMix(marks=1.0))
+    plain = replace(full, mix=TextMix())
+    no_marks = str.maketrans("", "", QUOTE_MARKS)
+    seen: Counter[str] = Counter()
+    for seed in range(20):
+        passages = [source.passage(random.Random(seed), TextKind.PROSE, 60) for source in (full, plain)]
+        assert passages[0].translate(no_marks) == passages[1].translate(no_marks)
+        seen.update(letter for letter in passages[0] if letter in QUOTE_MARKS)
+    assert set(seen) == set(QUOTE_MARKS)
+    assert 0.8 < seen["'"] / seen["’"] < 1.25
+    assert seen.total() > 20 * 60 * 0.6
 
 
 def test_crowded_pages_have_small_lines_close_together(studio: Studio) -> None:

@@ -73,11 +73,13 @@ class PageMix:
 
     Attributes:
         echo: Share of the passages of prose that say some of their words again.
+        marks: Share of the passages full of quote marks of any kind.
         crowded: Share of the larger pages whose lines are small and close together.
         short: Share of the short prompt on pages of blocks; nothing leaves it as the levels have it.
     """
 
     echo: float = 0.1
+    marks: float = 0.15
     crowded: float = 0.2
     short: float | None = None
 
@@ -212,7 +214,8 @@ class WorkerTask:
 
     def packer(self) -> Packer:
         tokenizer = Tokenizer.from_file(str(self.tokenizer / "tokenizer.json"))
-        studio = Studio.from_folder(self.data, mix=TextMix(echo=self.mix.echo), crowded=self.mix.crowded)
+        text = TextMix(echo=self.mix.echo, marks=self.mix.marks)
+        studio = Studio.from_folder(self.data, mix=text, crowded=self.mix.crowded)
         return Packer(studio, tokenizer, self.shape, self.mix)
 
 

@@ -23,6 +23,8 @@ ALPHABET = INKED_ASCII + "–—‘’“”£€é°×½"
 
 CHARACTER_INDEX = {character: index for index, character in enumerate(ALPHABET)}
 
+QUOTE_MARKS = "'''’’’‘`\"“”"  # as often as they are mistaken for each other
+MARKED_WORDS = 0.3
 LOOKALIKES = "l1I|iO0oQ5S2Z8Bg9qrnmvwuy'‘’`,.;:-–—_({[)}]!j"
 MONTHS = "January February March April May June July August September October November December".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
@@ -50,7 +52,8 @@ class TextMix:
     """How often each kind of text is drawn; the shares need not add up to one.
 
     `echo` is the share of the passages of prose that say some of their words again: a reader must know where
-    on the page it is, not only what it has just read.
+    on the page it is, not only what it has just read. `marks` is the share of the passages whose quote marks
+    are anyone's guess, and many: what stands around them doesn't tell a straight one from a curly one.
     """
 
     prose: float = 0.26
@@ -58,6 +61,7 @@ class TextMix:
     figures: float = 0.23
     random: float = 0.28
     echo: float = 0.0
+    marks: float = 0.0
 
     def draw(self, dice: Random) -> TextKind:
         weights = (self.prose, self.prose_like, self.figures, self.random)
@@ -109,6 +113,12 @@ class TextSource:
 
     def passage(self, dice: Random, kind: TextKind, words: int) -> str:
         """About `words` words of one kind, separated by single spaces (never empty)."""
+        text = self._plain_passage(dice, kind, words)
+        if self.mix.marks and dice.random() < self.mix.marks:
+            return marked(text, dice)
+        return text
+
+    def _plain_passage(self, dice: Random, kind: TextKind, words: int) -> str:
         if kind in (TextKind.PROSE, TextKind.PROSE_LIKE):
             taken = (self._prose if kind is TextKind.PROSE else self._prose_like)(dice, words)
             if self.mix.echo and dice.random() < self.mix.echo:
@@ -177,6 +187,18 @@ def echoed(words: list[str], dice: Random) -> list[str]:
         place = dice.randint(start, len(words))
         said[place:place] = run
     return said[: len(words)]
+
+
+def marked(text: str, dice: Random) -> str:
+    """The same words with quote marks strewn among them, and each mark drawn anew, whatever others are."""
+    return " ".join(_marked_word(word, dice) for word in text.split(" "))
+
+
+def _marked_word(word: str, dice: Random) -> str:
+    if dice.random() < MARKED_WORDS:
+        place = dice.choice((0, len(word), dice.randint(0, len(word))))
+        word = word[:place] + dice.choice(QUOTE_MARKS) + word[place:]
+    return "".join(dice.choice(QUOTE_MARKS) if letter in QUOTE_MARKS else letter for letter in word)
 
 
 def capitalised(text: str) -> str:

@@ -1,8 +1,9 @@
 """What does a decode step cost the host? `python -m benchmarks.host_step [--rows 64 8] [--output FILE]`
 
 Python builds a step's graph, MLX launches it, the device computes it. The first two are the host's. Mostly
-they overlap with the third, so they are timed in steps that begin with nothing left to compute, and the whole
-step in others, one behind the other as in a run. Made weights, pages of W1's first shape.
+they overlap with the third, and with each other where launches have a thread of their own. So they are timed
+in steps that begin with nothing left to compute, in one thread, and the whole step in others, one behind the
+other as in a run. Made weights, pages of W1's first shape.
 
 On a CPU the launches are the computing, so there only Python's part says anything: `--backend cuda` has the
 model choose its operations as on CUDA, and `--toy` gives it Chandra 1's number of layers and small widths.
@@ -19,12 +20,14 @@ from unittest.mock import patch
 
 import mlx.core as mx
 
+from benchmarks.engines.ours import in_one_thread
 from benchmarks.machine import write_figures
 from benchmarks.made_model import CHANDRA_1, TOY, made_model
 from benchmarks.workloads import PagePlan, Workload, make_pages, plan
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.timing import NeverStops
 from mlx_chandra.models.backend import BackendName, backend_of, current_backend
+from mlx_chandra.models.inputs import Page
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 
 WARM_UP = 8  # steps
@@ -53,6 +56,7 @@ class StepCost:
 
     @property
     def host_share(self) -> float:
+        """The host's work over a whole step; above 1 where two threads share it."""
         return (self.python + self.launch) / self.step
 
 
@@ -72,25 +76,37 @@ def launches_timed(now: Callable[[], float] = time.perf_counter) -> Iterator[lis
 
 def measure(model: Qwen3VL, rows: int, page: PagePlan, steps: int) -> StepCost:
     """Times `steps` steps of each kind with this many equal pages."""
-    pages = make_pages([page] * rows, model.config)
-    generator = BatchGenerator(
-        model, NeverStops(), completion_batch_size=rows, stop_on_repetition=False, max_context=MOST_TOKENS
-    )
-    generator.insert([made.inputs for made in pages], WARM_UP + 3 * steps)
-    while generator.waiting or generator.stats().steps < WARM_UP:
-        generator.next()
-    tokens = len(pages[0].inputs.token_ids) + generator.stats().steps
-    whole = [_seconds(generator.next) for _ in range(steps)]
-    apart = [_python_and_launch(generator) for _ in range(steps)]
+    inputs = [made.inputs for made in make_pages([page] * rows, model.config)]
+    with _decoding(model, inputs, steps) as generator:
+        whole = [_seconds(generator.next) for _ in range(steps)]
+    with in_one_thread(), _decoding(model, inputs, steps) as generator:
+        apart = [_python_and_launch(generator) for _ in range(steps)]
     python, launch = zip(*apart, strict=True)
     return StepCost(
         rows,
-        tokens,
+        len(inputs[0].token_ids) + WARM_UP,
         statistics.median(whole) / MILLISECOND,
         statistics.median(python) / MILLISECOND,
         min(python) / MILLISECOND,
         statistics.median(launch) / MILLISECOND,
     )
+
+
+@contextmanager
+def _decoding(model: Qwen3VL, pages: Sequence[Page], steps: int) -> Iterator[BatchGenerator]:
+    """A generator that has begun to decode, and has so many steps before it."""
+    generator = BatchGenerator(
+        model,
+        NeverStops(),
+        completion_batch_size=len(pages),
+        stop_on_repetition=False,
+        max_context=MOST_TOKENS,
+    )
+    generator.insert(pages, WARM_UP + 2 * steps)
+    while generator.waiting or generator.stats().steps < WARM_UP:
+        generator.next()
+    yield generator
+    generator.close()
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,16 +1,20 @@
 """BatchGenerator: what a page says never depends on its neighbours, and every page ends as it should."""
 
+import io
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_chandra.engine import passes
 from mlx_chandra.engine.generator import BatchGenerator
+from mlx_chandra.engine.lane import SameThread
 from mlx_chandra.engine.passes import Passes
 from mlx_chandra.engine.responses import FinishReason, GenerationResponse
 from mlx_chandra.engine.sampler import Sampling
@@ -18,7 +22,7 @@ from mlx_chandra.engine.work import AnswerLengths, PageInWork
 from mlx_chandra.errors import PageError
 from mlx_chandra.models import load_model
 from mlx_chandra.models.backend import DecodeAttention, current_backend
-from mlx_chandra.models.qwen3_vl import Qwen3VL
+from mlx_chandra.models.qwen3_vl import Decoded, Qwen3VL
 from mlx_chandra.processing.processor import PageInputs
 from tests.engine.conftest import alone, run
 from tests.fakes import StopsAt
@@ -85,7 +89,7 @@ def test_all_32_pages_at_once_have_the_tokens_that_they_have_alone(
     assert [tokens[uid] for uid in uids] == texts_alone
 
 
-@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+@pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_beside"])
 def test_pages_that_join_at_different_times_keep_their_tokens(
     request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs], texts_alone: list[list[int]]
 ) -> None:
@@ -101,7 +105,7 @@ def test_pages_that_join_at_different_times_keep_their_tokens(
     assert [tokens[uids[place]] for place in range(len(pages))] == texts_alone
 
 
-@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+@pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_beside"])
 def test_removing_pages_in_the_middle_disturbs_nobody(
     request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs], texts_alone: list[list[int]]
 ) -> None:
@@ -158,7 +162,7 @@ def ends(crowd: BatchGenerator) -> dict[int, GenerationResponse]:
     return last
 
 
-@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+@pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_beside"])
 def test_a_page_ends_at_its_stop_token_or_its_limit_and_says_which(
     request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs], texts_alone: list[list[int]]
 ) -> None:
@@ -319,7 +323,7 @@ def test_pages_that_outgrow_the_planned_memory_are_sent_back_and_go_on_where_the
     assert crowd.stats().prompt_tokens == sum(len(page.token_ids) for page in pages[:5])  # each counted once
 
 
-@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+@pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_beside"])
 def test_a_page_that_is_done_is_kept_by_nobody(
     request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs]
 ) -> None:
@@ -444,6 +448,27 @@ def test_decode_steps_write_the_cache_in_place(
         crowd.next()
     assert mx.get_peak_memory() - before - size < layer / 2  # not even one layer's keys were copied
     crowd.close()
+
+
+def test_the_host_says_where_tokens_are_only_where_pages_have_come_or_moved(
+    monkeypatch: pytest.MonkeyPatch, model_as_on_cuda: Qwen3VL, pages: list[PageInputs]
+) -> None:
+    graphs: list[str] = []
+    original = Qwen3VL.decode
+
+    def decode(model: Qwen3VL, token_ids: mx.array, *others: Any) -> Decoded:
+        graph = io.StringIO()
+        mx.export_to_dot(graph, token_ids)
+        graphs.append(graph.getvalue())
+        return original(model, token_ids, *others)
+
+    monkeypatch.setattr(Qwen3VL, "decode", decode)
+    monkeypatch.setattr(passes, "lane_for", lambda other_thread: SameThread())  # to look at graphs unhurried
+    crowd = generator(model_as_on_cuda, 11)  # a step has 16 rows
+    crowd.insert(pages[:11], [60, 9, 60, 60, 20, 60, 60, 60, 60, 31, 60])  # three holes
+    run(crowd)
+    assert len(graphs) == 59
+    assert ["Gather" in graph for graph in graphs].count(True) <= 1
 
 
 def test_after_close_there_is_no_work_and_no_row_in_use(

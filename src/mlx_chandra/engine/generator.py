@@ -176,12 +176,13 @@ class BatchGenerator:
         Returns:
             The pages that were prefilled or refused, and the tokens that became known.
         """
-        try:
-            self._go_on()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or not self._pages:
-                raise
-            self._start_again_smaller()
+        with self._passes.turn():
+            try:
+                self._go_on()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not self._pages:
+                    raise
+                self._start_again_smaller()
         prompts, tokens = self._prompts, self._tokens
         self._prompts, self._tokens = [], []
         return prompts, tokens

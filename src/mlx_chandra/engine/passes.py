@@ -5,16 +5,20 @@ what becomes of it is the generator's business.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_chandra.engine.lane import HalvedStep, lane_for
 from mlx_chandra.engine.sampler import GREEDY, Sampler, sample
 from mlx_chandra.engine.work import Launch, PageInWork
 from mlx_chandra.models.cache import KeyValueCache
+from mlx_chandra.models.cache_passes import StepPass
 from mlx_chandra.models.qwen3_vl import Decoded, Qwen3VL
 
+Rows = Sequence[PageInWork | None]  # None in a hole, and in a row added for a shape that steps share
 Known = list[tuple[PageInWork, int]]  # pages and their tokens, oldest first
 
 
@@ -23,7 +27,7 @@ class _Ahead:
     """How far the positions of a step's rows are ahead of their lengths, int32 [n]: the same as long as the
     same pages stand in them."""
 
-    pages: tuple[PageInWork | None, ...]
+    pages: Rows
     array: mx.array
 
 
@@ -39,6 +43,7 @@ class Passes:
 
     def __init__(self, model: Qwen3VL, sampler: Sampler | None, slots: int, max_context: int) -> None:
         self._model, self._sampler, self._max_context = model, sampler, max_context
+        self._lane = lane_for(model.backend.launch_thread)
         layers = range(model.config.text.num_hidden_layers)
         self._all_layers, self._halves = layers, (layers[: model.middle], layers[model.middle :])
         self.steps = 0
@@ -47,12 +52,17 @@ class Passes:
     def reset(self, slots: int) -> None:
         """Begin anew with an empty cache; what was on its way is forgotten."""
         model = self._model
+        self._lane.forget()
         self.cache: KeyValueCache[PageInWork] = KeyValueCache(
             model.config.text, slots, self._max_context, model.dtype, model.backend
         )
         self._launches: list[Launch] = []  # not read yet, oldest first
         self._half: mx.array | None = None  # of the last step; None where nothing is on its way
         self._ahead: _Ahead | None = None
+
+    def turn(self) -> AbstractContextManager[object]:
+        """All else is called within it, but for reading."""
+        return self._lane.turn()
 
     @property
     def on_the_way(self) -> list[PageInWork]:
@@ -77,24 +87,27 @@ class Passes:
         cache. So a step is sent off in halves, each when the same half of the last step is done. The device
         always has half a step to do, and no tokens are waited for while it has none.
         """
-        pages = self.cache.pages
-        decoded = self._decode(pages)
-        tokens = self._choose(pages, decoded.logits[: len(pages)])
+        if self.cache.growth:
+            self._lane.wait()  # arrays that grow are computed at once
+        attention = self.cache.step()
+        pages = (*self.cache.pages, *[None] * (attention.rows - len(self.cache.pages)))
+        decoded = self._decode(pages, attention)
+        tokens = self._choose(pages, decoded.logits)
         first, second = (self.cache.arrays(layers) for layers in self._halves)
-        if self._half is not None:
-            mx.eval(self._half)
-        mx.async_eval(decoded.half, *first)  # type: ignore[no-untyped-call]
-        known = self._fetch()
-        mx.async_eval(tokens, *second)  # type: ignore[no-untyped-call]
-        self._half = decoded.half
+        half, self._half = self._half, decoded.half
+        launches, self._launches = self._launches, []
+        read = [launch.tokens for launch in launches]
+        known = self._lane.send(HalvedStep(half, (decoded.half, *first), read, (tokens, *second)))
         self._launched(pages, tokens)
         self.steps += 1
-        return known
+        return _by_page(launches, known)
 
     def read(self) -> Known:
         """Wait for all launches; returns their tokens."""
+        self._lane.wait()
         self._half = None
-        return self._fetch()
+        launches, self._launches = self._launches, []
+        return _by_page(launches, [np.array(launch.tokens).tolist() for launch in launches])
 
     def settle(self) -> Known:
         """Fill the holes in the cache where that is worth waiting for the device, or needs no waiting."""
@@ -104,41 +117,34 @@ class Passes:
         self.cache.settle()
         return known
 
-    def _fetch(self) -> Known:
-        launches, self._launches = self._launches, []
-        return [
-            (page, token)
-            for launch in launches
-            for page, token in zip(launch.pages, np.array(launch.tokens).tolist(), strict=True)
-            if page is not None
-        ]
-
-    def _decode(self, pages: tuple[PageInWork | None, ...]) -> Decoded:
+    def _decode(self, pages: Rows, attention: StepPass) -> Decoded:
         """One decode step for all rows, not yet computed."""
-        attention = self.cache.step()
-        if self._ahead is None or self._ahead.pages != pages or len(self._ahead.array) != attention.rows:
-            lengths = self.cache.lengths
+        if self._ahead is None or self._ahead.pages != pages:
+            lengths = [*self.cache.lengths, *[0] * (len(pages) - len(self.cache.lengths))]
             ahead = [
                 page.position - length if page else 0 for page, length in zip(pages, lengths, strict=True)
             ]
-            ahead += [0] * (attention.rows - len(pages))
             self._ahead = _Ahead(pages, mx.array(np.array(ahead, np.int32)))
-        tokens = self._newest_tokens(pages, attention.rows - len(pages))
+        tokens = self._newest_tokens(pages)
         for page in pages:
             if page:
                 page.position += 1
         return self._model.decode(tokens, attention.lengths + self._ahead.array, attention)
 
-    def _newest_tokens(self, pages: Sequence[PageInWork | None], added: int) -> mx.array:
-        """The latest token of every row and of `added` rows more [n], on the device: it need not have been
-        read. Rows without a page get some page's.
+    def _newest_tokens(self, pages: Rows) -> mx.array:
+        """The latest token of every row [n], on the device: it need not have been read. Rows without a page
+        get any.
+
+        As a rule these are the tokens of the last step as they are. Where pages have come or moved, the host
+        says where to find them, and an array from the host is dear (see StepTable).
         """
         starts: dict[int, int] = {}  # where each pass's tokens begin among all of them
         sources: list[mx.array] = []
-        places, total = [], 0
+        places: list[int | None] = []
+        total = 0
         for page in pages:
             if page is None:
-                places.append(0)
+                places.append(None)
                 continue
             launch = page.newest
             assert launch is not None, "a page in a row has been prefilled"
@@ -147,18 +153,19 @@ class Passes:
                 sources.append(launch.tokens)
                 total += launch.tokens.size
             places.append(starts[id(launch)] + page.place)
-        places += [0] * added
         tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
-        return tokens if places == list(range(total)) else tokens[mx.array(places)]
+        if len(pages) <= total and all(place in (row, None) for row, place in enumerate(places)):
+            return tokens[: len(pages)] if len(pages) < total else tokens
+        return tokens[mx.array([0 if place is None else place for place in places])]
 
-    def _choose(self, pages: Sequence[PageInWork | None], logits: mx.array) -> mx.array:
+    def _choose(self, pages: Rows, logits: mx.array) -> mx.array:
         """The next token of each row, not yet computed: [n] from logits [n, vocab]."""
         if self._sampler is not None:
             return self._sampler(logits).astype(mx.int32)
         samplings = [page.sampling if page else GREEDY for page in pages]
         return sample(logits, samplings, [page.launched if page else 0 for page in pages])
 
-    def _launched(self, pages: Sequence[PageInWork | None], tokens: mx.array) -> None:
+    def _launched(self, pages: Rows, tokens: mx.array) -> None:
         """Note that a pass is on its way; pages that need no further one give up their rows."""
         launch = Launch(tuple(pages), tokens)
         self._launches.append(launch)
@@ -169,3 +176,13 @@ class Passes:
             page.launched += 1
             if page.launched == page.max_tokens:
                 self.cache.remove(page)
+
+
+def _by_page(launches: Sequence[Launch], tokens: Sequence[Sequence[int]]) -> Known:
+    """What launches gave, `tokens` of each, without the rows that were holes."""
+    return [
+        (page, token)
+        for launch, its_tokens in zip(launches, tokens, strict=True)
+        for page, token in zip(launch.pages, its_tokens, strict=True)
+        if page is not None
+    ]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_chandra.models.constants import constant
+
 Sampler = Callable[[mx.array], mx.array]  # logits [n, vocab] -> tokens [n]
 
 
@@ -55,7 +57,9 @@ def sample(logits: mx.array, samplings: Sequence[Sampling], steps: Sequence[int]
     for row, (sampling, step) in enumerate(zip(samplings, steps, strict=True)):
         if not sampling.greedy:
             tokens[row] = _draw(logits[row], sampling, step)
-    return mx.where(mx.isfinite(logits.astype(mx.float32).sum(axis=-1)), tokens, NOT_A_TOKEN)
+    total = logits.astype(mx.float32).sum(axis=-1)
+    zero = total - total  # or, where it is no finite number, none at all
+    return mx.where(zero == zero, tokens, constant(NOT_A_TOKEN, mx.int32))
 
 
 def _draw(logits: mx.array, sampling: Sampling, step: int) -> mx.array:

@@ -15,6 +15,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from mlx_chandra.models.backend import DecodeAttention, PrefillForm
+from mlx_chandra.models.constants import constant
 from mlx_chandra.models.pieces import compute
 from mlx_chandra.models.powers import LOG2_E, power_of_two
 from mlx_chandra.models.rounded import (
@@ -210,7 +211,7 @@ def decode_view(
         return DecodeView(window, None, form)
     seen = mx.arange(window)[None, :] < on_device[:, None]  # [n, window]
     if form is not DecodeAttention.MASKED:
-        seen = mx.where(seen, 0.0, -mx.inf).astype(dtype)
+        seen = mx.where(seen, constant(0.0, dtype), constant(-mx.inf, dtype))
     mask = seen[:, None, None, :]
     if form is DecodeAttention.PRODUCTS:
         # a row in memory for each head's product, so that all products stand at even distances

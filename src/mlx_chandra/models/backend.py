@@ -57,6 +57,9 @@ class Backend:
             ten times slower.
         decode_ahead: Launch a step before the last one's tokens are read. The CPU has nothing to overlap
             with, and a cache that a launched step still reads would be copied instead of updated in place.
+        launch_thread: Send steps off from a thread of their own (`engine/lane.py`): where that takes the host
+            longer than to put them together, and the device no longer than both. Not with `layer_by_layer`,
+            which computes while a step is put together.
         decode_attention: The quickest form of decode attention there.
         float16_cache: Keep keys and values of bfloat16 models in float16, so that scores, which have the same
             dtype, are three bits finer: rounded to bfloat16, one of 16 would be off by up to 0.06.
@@ -96,6 +99,7 @@ class Backend:
     turned_weights: bool = False
     layer_by_layer: bool = False
     panels: bool = False
+    launch_thread: bool = False
     float16_cache: bool = False
 
     def cache_dtype(self, dtype: mx.Dtype) -> mx.Dtype:
@@ -130,6 +134,7 @@ _BACKENDS = {
         float32_only=False,
         decode_ahead=True,
         decode_attention=DecodeAttention.PRODUCTS,
+        launch_thread=True,
         float16_cache=True,
         prefill=PrefillForm(multiple=256),
         prefill_tokens=8192,

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from mlx_chandra.models.attention import DecodeView, decode_attention, segment_attention
 from mlx_chandra.models.backend import DecodeAttention, PrefillForm
+from mlx_chandra.models.constants import constant
 from mlx_chandra.models.rounded import together
 from mlx_chandra.models.shelves import Shelf, first_entries
 
@@ -46,7 +47,7 @@ class StepTable:
         same = (rows, capacities) == (self.array.shape[0], self.capacities) and expected == list(lengths)
         if not same or self.steps == _MOST_COUNTED:
             return None
-        return StepTable(self.array + 1, tuple(lengths), capacities, self.steps + 1)
+        return StepTable(self.array + constant(1, mx.int32), tuple(lengths), capacities, self.steps + 1)
 
 
 @dataclass(frozen=True)

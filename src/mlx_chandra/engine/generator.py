@@ -53,7 +53,8 @@ class BatchGenerator:
         processor: Says which tokens stop a page.
         max_tokens: A page's limit where insert() gives none.
         stop_tokens: Further tokens that stop a page.
-        sampler: logits [n, vocab] -> tokens [n], for all pages, in place of their own `Sampling`.
+        sampler: logits [n, vocab] -> tokens [n], for all rows of a pass, some perhaps of no page, in place of
+            the pages' own `Sampling`.
         completion_batch_size: Pages decoded at once, or "auto": what fits the machine.
         prefill_batch_size: Prompts in one prefill pass, at most.
         max_context: Tokens of prompt and answer together that a slot can hold; the model's limit by default.

@@ -36,7 +36,8 @@ class Passes:
 
     Args:
         model: From `load`.
-        sampler: logits [n, vocab] -> tokens [n], for all pages, in place of their own `Sampling`.
+        sampler: logits [n, vocab] -> tokens [n], for all rows of a pass, some perhaps of no page, in place of
+            the pages' own `Sampling`.
         slots: Pages in work at once, at most.
         max_context: Tokens that one page may come to hold.
     """

@@ -102,6 +102,11 @@ class Backend:
     launch_thread: bool = False
     float16_cache: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for choices that would have two threads compute at once."""
+        if self.launch_thread and self.layer_by_layer:
+            raise ValueError("launch_thread and layer_by_layer exclude each other")
+
     def cache_dtype(self, dtype: mx.Dtype) -> mx.Dtype:
         """Of the keys and values that a model of `dtype` keeps."""
         return mx.float16 if self.float16_cache and dtype == mx.bfloat16 else dtype

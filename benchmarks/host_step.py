@@ -13,7 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
@@ -77,9 +77,9 @@ def launches_timed(now: Callable[[], float] = time.perf_counter) -> Iterator[lis
 def measure(model: Qwen3VL, rows: int, page: PagePlan, steps: int) -> StepCost:
     """Times `steps` steps of each kind with this many equal pages."""
     inputs = [made.inputs for made in make_pages([page] * rows, model.config)]
-    with _decoding(model, inputs, steps) as generator:
+    with closing(_decoding(model, inputs, steps)) as generator:
         whole = [_seconds(generator.next) for _ in range(steps)]
-    with in_one_thread(), _decoding(model, inputs, steps) as generator:
+    with in_one_thread(), closing(_decoding(model, inputs, steps)) as generator:
         apart = [_python_and_launch(generator) for _ in range(steps)]
     python, launch = zip(*apart, strict=True)
     return StepCost(
@@ -92,8 +92,7 @@ def measure(model: Qwen3VL, rows: int, page: PagePlan, steps: int) -> StepCost:
     )
 
 
-@contextmanager
-def _decoding(model: Qwen3VL, pages: Sequence[Page], steps: int) -> Iterator[BatchGenerator]:
+def _decoding(model: Qwen3VL, pages: Sequence[Page], steps: int) -> BatchGenerator:
     """A generator that has begun to decode, and has so many steps before it."""
     generator = BatchGenerator(
         model,
@@ -105,8 +104,7 @@ def _decoding(model: Qwen3VL, pages: Sequence[Page], steps: int) -> Iterator[Bat
     generator.insert(pages, WARM_UP + 2 * steps)
     while generator.waiting or generator.stats().steps < WARM_UP:
         generator.next()
-    yield generator
-    generator.close()
+    return generator
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -22,6 +22,11 @@ import numpy as np
 Tokens = list[list[int]]  # of each pass that was read
 
 
+def read_tokens(passes: Sequence[mx.array]) -> Tokens:
+    """Wait for passes' tokens, each [n]."""
+    return [np.array(tokens).tolist() for tokens in passes]
+
+
 @dataclass(frozen=True)
 class HalvedStep:
     """A decode step put together, to be sent off in halves (`Passes.step` says why).
@@ -43,7 +48,7 @@ class HalvedStep:
         if self.before is not None:
             mx.eval(self.before)
         mx.async_eval(*self.first)  # type: ignore[no-untyped-call]
-        tell([np.array(tokens).tolist() for tokens in self.read])
+        tell(read_tokens(self.read))
         mx.async_eval(*self.second)  # type: ignore[no-untyped-call]
 
 

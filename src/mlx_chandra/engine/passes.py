@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_chandra.engine.lane import HalvedStep, lane_for
+from mlx_chandra.engine.lane import HalvedStep, lane_for, read_tokens
 from mlx_chandra.engine.sampler import GREEDY, Sampler, sample
 from mlx_chandra.engine.work import Launch, PageInWork
 from mlx_chandra.models.cache import KeyValueCache
@@ -90,8 +90,8 @@ class Passes:
         """
         if self.cache.growth:
             self._lane.wait()  # arrays that grow are computed at once
-        attention = self.cache.step()
-        pages = (*self.cache.pages, *[None] * (attention.rows - len(self.cache.pages)))
+        attention, pages = self.cache.step(), self.cache.pages
+        pages += (None,) * (attention.rows - len(pages))
         decoded = self._decode(pages, attention)
         tokens = self._choose(pages, decoded.logits)
         first, second = (self.cache.arrays(layers) for layers in self._halves)
@@ -108,7 +108,7 @@ class Passes:
         self._lane.wait()
         self._half = None
         launches, self._launches = self._launches, []
-        return _by_page(launches, [np.array(launch.tokens).tolist() for launch in launches])
+        return _by_page(launches, read_tokens([launch.tokens for launch in launches]))
 
     def settle(self) -> Known:
         """Fill the holes in the cache where that is worth waiting for the device, or needs no waiting."""
@@ -121,10 +121,8 @@ class Passes:
     def _decode(self, pages: Rows, attention: StepPass) -> Decoded:
         """One decode step for all rows, not yet computed."""
         if self._ahead is None or self._ahead.pages != pages:
-            lengths = [*self.cache.lengths, *[0] * (len(pages) - len(self.cache.lengths))]
-            ahead = [
-                page.position - length if page else 0 for page, length in zip(pages, lengths, strict=True)
-            ]
+            lengths = self.cache.lengths
+            ahead = [page.position - lengths[row] if page else 0 for row, page in enumerate(pages)]
             self._ahead = _Ahead(pages, mx.array(np.array(ahead, np.int32)))
         tokens = self._newest_tokens(pages)
         for page in pages:
@@ -156,7 +154,7 @@ class Passes:
             places.append(starts[id(launch)] + page.place)
         tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
         if len(pages) <= total and all(place in (row, None) for row, place in enumerate(places)):
-            return tokens[: len(pages)] if len(pages) < total else tokens
+            return tokens[: len(pages)]  # the same array where these are all
         return tokens[mx.array([0 if place is None else place for place in places])]
 
     def _choose(self, pages: Rows, logits: mx.array) -> mx.array:

@@ -3,6 +3,10 @@
 Reads small pages of many shapes with the demo checkpoint, one after the other through one engine, and notes
 the device's memory and the process's at every tenth of the run. What counts is what comes after the first
 tenth: before, caches fill and libraries start.
+
+The first pages are the largest, one for each slot, so that the most a pass ever needs is needed at once. Without
+them the process grows for long: ever more pages happen to end and begin together, and so ever longer prompts
+run at once.
 """
 
 import argparse
@@ -17,25 +21,30 @@ from PIL import Image
 from benchmarks.machine import write_figures
 
 SLOTS, ANSWER = 16, 24  # pages at once, tokens of each answer
+ROWS, COLUMNS = range(2, 12), range(2, 14)  # of 32 pixels
 MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Bytes after so many pages: arrays in use, MLX's kept buffers, and the process's memory."""
+    """Bytes after so many pages: arrays in use, the most in use so far, MLX's kept buffers, and the process's
+    memory."""
 
     pages: int
     seconds: float
     active: int
+    peak: int
     kept: int
     rss: int
 
 
 def pictures(count: int) -> Iterator[Image.Image]:
-    """Grey noise of 120 shapes."""
+    """Grey noise: the largest shape for each slot, then 120 shapes in turn."""
     random = np.random.default_rng(0)
     for number in range(count):
-        rows, columns = 2 + number % 10, 2 + number // 10 % 12
+        rows, columns = ROWS[number % len(ROWS)], COLUMNS[number // len(ROWS) % len(COLUMNS)]
+        if number < SLOTS:
+            rows, columns = ROWS[-1], COLUMNS[-1]
         yield Image.fromarray(random.integers(0, 256, (32 * rows, 32 * columns), dtype=np.uint8))
 
 
@@ -65,6 +74,7 @@ def measure(count: int) -> list[Sample]:
                     done,
                     time.perf_counter() - began,
                     mx.get_active_memory(),
+                    mx.get_peak_memory(),
                     mx.get_cache_memory(),
                     process.memory_info().rss,
                 )
@@ -75,8 +85,9 @@ def measure(count: int) -> list[Sample]:
 
 def _line(sample: Sample) -> str:
     return (
-        f"{sample.pages:6} pages {sample.seconds:7.1f} s   active {sample.active / MEGABYTE:8.1f} MB   "
-        f"kept {sample.kept / MEGABYTE:8.1f} MB   process {sample.rss / MEGABYTE:8.1f} MB"
+        f"{sample.pages:6} pages {sample.seconds:7.1f} s   active {sample.active / MEGABYTE:7.1f} MB, "
+        f"at most {sample.peak / MEGABYTE:7.1f}   kept {sample.kept / MEGABYTE:7.1f} MB   "
+        f"process {sample.rss / MEGABYTE:7.1f} MB"
     )
 
 

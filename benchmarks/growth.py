@@ -4,9 +4,9 @@ Reads small pages of many shapes with the demo checkpoint, one after the other t
 the device's memory and the process's at every tenth of the run. What counts is what comes after the first
 tenth: before, caches fill and libraries start.
 
-The first pages are the largest, one for each slot, so that the most a pass ever needs is needed at once. Without
-them the process grows for long: ever more pages happen to end and begin together, and so ever longer prompts
-run at once.
+The first pages are the largest, one for each slot, so that the most a pass ever needs is needed at once.
+Without them the process grows for long: ever more pages happen to end and begin together, and so ever longer
+prompts run at once.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What fits into which machine, from numbers alone."""
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,20 @@ import pytest
 
 from mlx_chandra.engine import memory
 from mlx_chandra.engine.batch import load
-from mlx_chandra.engine.memory import Demand, device_memory, plan, require_room, require_room_here
+from mlx_chandra.engine.generator import BatchGenerator
+from mlx_chandra.engine.memory import (
+    Demand,
+    device_memory,
+    limit_kept_buffers,
+    plan,
+    require_room,
+    require_room_here,
+)
 from mlx_chandra.errors import CheckpointError, ModelTooLargeError
 from mlx_chandra.models import load_model
-from mlx_chandra.models.backend import BackendName, current_backend
+from mlx_chandra.models.backend import BackendName, backend_of, current_backend
+from mlx_chandra.models.qwen3_vl import Qwen3VL
+from mlx_chandra.processing.processor import Processor
 from tests.checkpoints import CheckpointShape, write_huggingface_checkpoint
 
 GB = 1 << 30
@@ -153,3 +164,40 @@ def test_no_more_slots_are_planned_than_make_the_backend_quicker() -> None:
 
 def test_this_machine_has_memory_to_compute_in() -> None:
     assert device_memory(BackendName.CPU) > 256 << 20
+
+
+@pytest.fixture
+def kept_limit() -> Iterator[Callable[[], int]]:
+    """Says how many bytes MLX may keep; afterwards it is as many as before."""
+    before = mx.set_cache_limit(1000 * GB)
+
+    def now() -> int:
+        limit = mx.set_cache_limit(0)
+        mx.set_cache_limit(limit)
+        return limit
+
+    yield now
+    mx.set_cache_limit(before)
+
+
+def test_mlx_keeps_the_backends_share_of_the_memory_at_most_and_less_where_that_was_set(
+    kept_limit: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "device_memory", lambda name: 80 * GB)
+    for name in (BackendName.CPU, BackendName.METAL):
+        limit_kept_buffers(backend_of(name))
+    assert kept_limit() == 1000 * GB
+    limit_kept_buffers(backend_of(BackendName.CUDA))
+    assert kept_limit() == 5 * GB
+    mx.set_cache_limit(1 * GB)
+    limit_kept_buffers(backend_of(BackendName.CUDA))
+    assert kept_limit() == 1 * GB
+
+
+def test_a_generator_sets_the_limit_of_its_models_backend(
+    kept_limit: Callable[[], int], model_as_on_cuda: Qwen3VL, processor: Processor
+) -> None:
+    share = model_as_on_cuda.backend.kept_share
+    assert share
+    BatchGenerator(model_as_on_cuda, processor).close()
+    assert kept_limit() == int(share * device_memory(BackendName.CPU))

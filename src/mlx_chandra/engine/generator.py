@@ -15,7 +15,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_chandra.engine.memory import Demand, Plan, plan_for_this_machine
+from mlx_chandra.engine.memory import Demand, Plan, limit_kept_buffers, plan_for_this_machine
 from mlx_chandra.engine.passes import Known, Passes
 from mlx_chandra.engine.repeats import CHECK_EVERY, is_repeating
 from mlx_chandra.engine.responses import (
@@ -80,6 +80,7 @@ class BatchGenerator:
         self._stop_tokens = processor.stop_token_ids | frozenset(stop_tokens or ())
         self._stop_on_repetition = stop_on_repetition
         plan = self._plan(completion_batch_size)
+        limit_kept_buffers(model.backend)
         self.slots, self.cache_tokens = plan.slots, cache_tokens or plan.cache_tokens
         self._max_context = max_context or model.config.text.max_position_embeddings
         self._passes = Passes(model, sampler, self.slots, self._max_context)

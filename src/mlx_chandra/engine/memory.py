@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from mlx_chandra.engine.device import this_device
 from mlx_chandra.errors import ModelTooLargeError
-from mlx_chandra.models.backend import BackendName, current_backend
+from mlx_chandra.models.backend import Backend, BackendName, current_backend
 from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.config import ModelConfig, read_config
 from mlx_chandra.models.load import chosen_dtype, loaded_bytes
@@ -64,6 +64,15 @@ def _room(memory: int, weights: int) -> int:
 def plan_for_this_machine(demand: Demand) -> Plan:
     name = current_backend().name
     return plan(device_memory(name), demand, MOST_SLOTS[name])
+
+
+def limit_kept_buffers(backend: Backend) -> None:
+    """Have MLX keep no more of the memory of arrays that are done with than the backend says
+    (`Backend.kept_share`); it goes for the process, and a lower limit stays."""
+    if backend.kept_share is None:
+        return
+    limit = int(backend.kept_share * device_memory(backend.name))
+    mx.set_cache_limit(min(limit, mx.set_cache_limit(limit)))
 
 
 def require_room_here(folder: Path, dtype: mx.Dtype | str | None = None) -> None:

@@ -81,6 +81,10 @@ class Backend:
             in a decode step, OpenBLAS takes up to a third less time.
         layer_by_layer: Let a text layer compute while the next one is put together, which takes the host an
             eighth of a small decode step on a CPU. GPUs have the last step to compute meanwhile.
+        kept_share: How much of the device's memory MLX may keep for new arrays when old ones are done with;
+            None leaves it at MLX's own limit. On CUDA that is nearly all of it, and when the driver has given
+            as much, MLX lets go of all it keeps with every array of a size that isn't among it: each new
+            length of a step then costs 150 allocations, and the steps in between get slower, too.
         panels: Cut the decoder layers' matrices into panels (`models/panel_layer.py`): a decode step's
             products take OpenBLAS half the time.
     """
@@ -101,6 +105,7 @@ class Backend:
     panels: bool = False
     launch_thread: bool = False
     float16_cache: bool = False
+    kept_share: float | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for choices that would have two threads compute at once."""
@@ -147,6 +152,7 @@ _BACKENDS = {
         shared_shapes=True,
         fused_layers=True,
         activations=COMPILED,
+        kept_share=1 / 16,
     ),
     BackendName.CPU: Backend(
         BackendName.CPU,

@@ -31,7 +31,16 @@ from tools.demo_model.fetch_data import is_prose, paragraphs, sentence_keys
 from tools.demo_model.glyphs import FACES, Atlas
 from tools.demo_model.pages import LEVELS, RenderedPage, Studio, Wear, degrade, draw_page, finish_page
 from tools.demo_model.prompts import PromptKind
-from tools.demo_model.text import ALPHABET, QUOTE_MARKS, TextKind, TextMix, TextSource
+from tools.demo_model.text import (
+    ALIKE,
+    ALPHABET,
+    LIKE,
+    QUOTE_MARKS,
+    SWAPPED,
+    TextKind,
+    TextMix,
+    TextSource,
+)
 from tools.demo_model.typesetting import Sheet, Style, break_lines, measure, shorten_words
 
 ROOT = Path(__file__).parents[2]
@@ -274,6 +283,25 @@ def test_marked_passages_have_the_same_words_and_straight_and_curly_marks_alike_
     assert set(seen) == set(QUOTE_MARKS)
     assert 0.8 < seen["'"] / seen["’"] < 1.25
     assert seen.total() > 20 * 60 * 0.6
+
+
+def test_swapped_passages_differ_only_where_characters_look_alike_and_there_often(studio: Studio) -> None:
+    prose = " ".join(f"{word}, {number}" for number in range(200) for word in ("Still", "-you’ve"))
+    full = TextSource.from_texts([prose], WORDS, prose, TextMix(alike=1.0))
+    plain = replace(full, mix=TextMix())
+    alike = swapped = 0
+    for seed in range(20):
+        passages = [source.passage(random.Random(seed), TextKind.PROSE, 60) for source in (full, plain)]
+        for new, old in zip(*passages, strict=True):
+            assert new in LIKE.get(old, old)
+            alike += old in LIKE
+            swapped += new != old
+    assert 0.15 < swapped / alike < SWAPPED
+
+
+def test_every_look_alike_is_in_one_group_and_on_the_pages_alphabet() -> None:
+    assert Counter("".join(ALIKE)).most_common(1)[0][1] == 1
+    assert set(LIKE) <= set(ALPHABET)
 
 
 def test_crowded_pages_have_small_lines_close_together(studio: Studio) -> None:

@@ -74,12 +74,14 @@ class PageMix:
     Attributes:
         echo: Share of the passages of prose that say some of their words again.
         marks: Share of the passages full of quote marks of any kind.
+        alike: Share of the passages in which many characters gave way to others that look like them.
         crowded: Share of the larger pages whose lines are small and close together.
         short: Share of the short prompt on pages of blocks; nothing leaves it as the levels have it.
     """
 
     echo: float = 0.1
     marks: float = 0.15
+    alike: float = 0.2
     crowded: float = 0.2
     short: float | None = None
 
@@ -214,7 +216,7 @@ class WorkerTask:
 
     def packer(self) -> Packer:
         tokenizer = Tokenizer.from_file(str(self.tokenizer / "tokenizer.json"))
-        text = TextMix(echo=self.mix.echo, marks=self.mix.marks)
+        text = TextMix(echo=self.mix.echo, marks=self.mix.marks, alike=self.mix.alike)
         studio = Studio.from_folder(self.data, mix=text, crowded=self.mix.crowded)
         return Packer(studio, tokenizer, self.shape, self.mix)
 

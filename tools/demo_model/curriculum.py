@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 UNLOCK_AT = (0.90, 0.90, 0.91, 0.91)  # next-token accuracy on the newest level
-FINAL_MIX = (0.08, 0.12, 0.18, 0.29, 0.33)
+FINAL_MIX = (0.09, 0.17, 0.18, 0.26, 0.30)
 NEWEST_SHARE = 0.55  # of the batches, until the next level unlocks
 WARM_UP_STEPS = 150
 FALL_FROM = 0.2  # share of the run after which rates fall, linearly to 0

@@ -26,6 +26,13 @@ CHARACTER_INDEX = {character: index for index, character in enumerate(ALPHABET)}
 QUOTE_MARKS = "'''’’’‘`\"“”"  # as often as they are mistaken for each other
 MARKED_WORDS = 0.3
 LOOKALIKES = "l1I|iO0oQ5S2Z8Bg9qrnmvwuy'‘’`,.;:-–—_({[)}]!j"
+ALIKE = (
+    "lI1|!i O0oQ S5s Z2z B8E gq9 cC vV wW xX× kK pP uU jJ 6b nh ft eé °* -–—_~ ,.;: '’‘` \"“” ({[ )}] \\/"
+).split()
+"""Characters taken for each other where neither their size nor what stands around them helps."""
+
+LIKE = {letter: group for group in ALIKE for letter in group}
+SWAPPED = 0.4  # of the characters that have others like them
 MONTHS = "January February March April May June July August September October November December".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 FIRST_NAMES = (
@@ -54,6 +61,7 @@ class TextMix:
     `echo` is the share of the passages of prose that say some of their words again: a reader must know where
     on the page it is, not only what it has just read. `marks` is the share of the passages whose quote marks
     are anyone's guess, and many: what stands around them doesn't tell a straight one from a curly one.
+    `alike` is the share of the passages in which many characters gave way to others that look like them.
     """
 
     prose: float = 0.26
@@ -62,6 +70,7 @@ class TextMix:
     random: float = 0.28
     echo: float = 0.0
     marks: float = 0.0
+    alike: float = 0.0
 
     def draw(self, dice: Random) -> TextKind:
         weights = (self.prose, self.prose_like, self.figures, self.random)
@@ -115,7 +124,9 @@ class TextSource:
         """About `words` words of one kind, separated by single spaces (never empty)."""
         text = self._plain_passage(dice, kind, words)
         if self.mix.marks and dice.random() < self.mix.marks:
-            return marked(text, dice)
+            text = marked(text, dice)
+        if self.mix.alike and dice.random() < self.mix.alike:
+            text = swapped(text, dice)
         return text
 
     def _plain_passage(self, dice: Random, kind: TextKind, words: int) -> str:
@@ -199,6 +210,13 @@ def _marked_word(word: str, dice: Random) -> str:
         place = dice.choice((0, len(word), dice.randint(0, len(word))))
         word = word[:place] + dice.choice(QUOTE_MARKS) + word[place:]
     return "".join(dice.choice(QUOTE_MARKS) if letter in QUOTE_MARKS else letter for letter in word)
+
+
+def swapped(text: str, dice: Random) -> str:
+    """The same text with some characters drawn anew among those that look like them."""
+    return "".join(
+        dice.choice(LIKE[letter]) if letter in LIKE and dice.random() < SWAPPED else letter for letter in text
+    )
 
 
 def capitalised(text: str) -> str:

@@ -74,7 +74,8 @@ def _dimensions(order: Order) -> Dimensions:
 
 
 def _reader(engine: Engine, order: Order) -> Callable[[bool], Outcome]:
-    """Reads the order's pages, or (given True) just enough to have everything loaded and compiled once."""
+    """Reads the order's pages, or (given True) just enough to have everything loaded and compiled once: made
+    pages as many as go through at once, for what is compiled for two of them isn't all that 64 need."""
     if order.checkpoint:
         paths = example_pages(order.pages, order.only)
         return lambda few: engine.read_files(
@@ -82,7 +83,7 @@ def _reader(engine: Engine, order: Order) -> Callable[[bool], Outcome]:
         )
     plans = plan(order.workload, order.pages or 1, order.toy)
     pages = make_pages(plans, made_config(_dimensions(order)))
-    few_pages = [replace(page, output_tokens=_WARM_UP_TOKENS) for page in pages[:2]]
+    few_pages = [replace(page, output_tokens=_WARM_UP_TOKENS) for page in pages[: order.batch]]
     return lambda few: engine.read_made(few_pages if few else pages)
 
 

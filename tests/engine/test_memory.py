@@ -12,6 +12,7 @@ from mlx_chandra.engine import memory
 from mlx_chandra.engine.batch import load
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.memory import (
+    MOST_SLOTS,
     Demand,
     device_memory,
     limit_kept_buffers,
@@ -160,6 +161,14 @@ def test_one_page_is_tried_where_memory_is_short_and_may_have_a_long_answer() ->
 
 def test_no_more_slots_are_planned_than_make_the_backend_quicker() -> None:
     assert plan(400 * GB, BITS_16, most=32).slots == 32
+
+
+def test_cards_get_as_many_slots_as_their_memory_holds_and_make_them_quicker() -> None:
+    slots = [
+        plan(card, BITS_16, MOST_SLOTS[BackendName.CUDA]).slots
+        for card in (24 * GB, 80 * GB, 150_754_820_096)
+    ]
+    assert slots == [5, 141, 256]
 
 
 def test_this_machine_has_memory_to_compute_in() -> None:

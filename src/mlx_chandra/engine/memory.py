@@ -17,7 +17,7 @@ from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.config import ModelConfig, read_config
 from mlx_chandra.models.load import chosen_dtype, loaded_bytes
 
-MOST_SLOTS = {BackendName.METAL: 64, BackendName.CUDA: 128, BackendName.CPU: 32}
+MOST_SLOTS = {BackendName.METAL: 64, BackendName.CUDA: 256, BackendName.CPU: 32}
 _USABLE = 0.85  # of the working set: the rest is for the system and what is computed on the way
 _WORKSPACE = 2 << 30  # bytes a prefill pass of a large model needs beside weights and cache
 _TYPICAL_PAGE = 2560  # tokens: a page of about 1 megapixel with its prompt and answer

@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 from tools.demo_model.composing import TYPE_SIZES  # noqa: E402
 from tools.demo_model.decode import read_pages  # noqa: E402
-from tools.demo_model.export import export, read_weights  # noqa: E402
+from tools.demo_model.export import blended, export, read_weights  # noqa: E402
 from tools.demo_model.losses import (  # noqa: E402
     LINE_START_WEIGHT,
     MOST_SPOILED,
@@ -153,6 +153,18 @@ def test_training_can_go_on_from_an_exported_checkpoint(tmp_path: Path) -> None:
     assert sorted(back) == sorted(want)
     for name, value in want.items():
         torch.testing.assert_close(back[name], value, msg=name)
+
+
+def test_a_blend_lies_between_two_checkpoints_at_its_share() -> None:
+    models = [DemoModel(DemoConfig()) for _ in range(2)]
+    for seed, model in enumerate(models):
+        model.initialise(torch.Generator().manual_seed(seed))
+    new, earlier = (dict(model.state_dict()) for model in models)
+    blend = blended(new, {name: value.to(torch.bfloat16) for name, value in earlier.items()}, share=0.25)
+    assert sorted(blend) == sorted(new)
+    for name, value in blend.items():
+        want = torch.lerp(new[name], earlier[name].to(torch.bfloat16).float(), 0.25)
+        torch.testing.assert_close(value, want, msg=name)
 
 
 def test_a_model_with_more_key_value_heads_says_what_the_one_with_fewer_said() -> None:

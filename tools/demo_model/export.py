@@ -138,6 +138,12 @@ def read_weights(files: Sequence[Path], config: DemoConfig) -> dict[str, Tensor]
     return state if "embedding" in state else training_tensors(state, config)
 
 
+def blended(new: dict[str, Tensor], earlier: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights of two checkpoints of one training, `share` of the earlier one's: a model soup
+    (arXiv:2203.05482), which can be right where either of them is."""
+    return {name: (1 - share) * value.float() + share * earlier[name].float() for name, value in new.items()}
+
+
 def hugging_face_config(config: DemoConfig, ids: dict[str, int], dtype: str) -> dict[str, object]:
     """config.json in the older form; `ids` maps the special tokens to their numbers in the tokenizer."""
     stop = ids["<|im_end|>"]
@@ -224,8 +230,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", type=Path, help="safetensors files with the averaged weights")
     parser.add_argument("--folder", type=Path, default=Path("src/mlx_chandra/demo/checkpoint"))
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--blend", type=Path, help="an earlier model.safetensors to blend the weights with")
+    parser.add_argument("--share", type=float, default=0.3, help="of the earlier weights in the blend")
     options = parser.parse_args()
     state = read_weights(options.parts, DemoConfig())
+    if options.blend:
+        state = blended(state, read_weights([options.blend], DemoConfig()), options.share)
     export(state, DemoConfig(), options.folder, getattr(torch, options.dtype))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tools.demo_model.curriculum import FINAL_MIX, Curriculum, average_keep, rate, rough_share
+from tools.demo_model.curve import Point, svg
 from tools.demo_model.evaluate import markdown, table, worst_pages
 from tools.demo_model.exam import PAPERS, Question
 from tools.demo_model.prompts import PromptKind, PromptTokens
@@ -153,3 +155,10 @@ def test_the_evaluations_table_shows_rate_and_worst_page_of_each_level() -> None
     assert f"| {PAPERS[0].name} | 0.00 (0.0) |  |  |  | 12.50 (12.5) | 8.33 (12.5) | 1 of 2 |" in text
     assert f"| {PAPERS[3].name} | 100.00 (100.0) |" in text
     assert worst_pages(questions, answers, scores, 1)[0]["truth"] == "ab"
+
+
+@pytest.mark.parametrize(("longest", "step"), [(300, 60), (1080, 120), (8839, 1200)])
+def test_a_curve_has_no_more_numbers_below_than_one_can_read(longest: float, step: int) -> None:
+    picture = svg([[Point(0, 1.0), Point(longest, 0.01)]], ["page"])
+    numbers = re.findall(r'text-anchor="middle">(\d+)<', picture)
+    assert numbers == [str(seconds) for seconds in range(0, int(longest) + 1, step)]

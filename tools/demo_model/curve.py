@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 56, 110, 24, 44
-LOWEST, HIGHEST = 0.02, 5.0
+LOWEST, HIGHEST = 0.005, 5.0
 COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677")
 SECONDS_PER_POINT = 6.0
+STEPS, MOST_NUMBERS = (60, 120, 300, 600, 1200, 3600), 12  # of the numbers below
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,12 @@ def down(loss: float) -> float:
 def axes(longest: float) -> list[str]:
     """Lines and numbers of both axes."""
     parts = []
-    for loss in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5):
+    for loss in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5):
         y = down(loss)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{loss:g}</text>')
-    for seconds in range(0, int(longest) + 1, 120):
+    step = next((step for step in STEPS if longest < MOST_NUMBERS * step), STEPS[-1])
+    for seconds in range(0, int(longest) + 1, step):
         x = across(seconds, longest)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{seconds}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2

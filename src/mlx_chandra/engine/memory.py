@@ -1,4 +1,4 @@
-"""What fits into this machine: how many pages at once, and how large their cache may grow.
+"""What fits into this machine: pages at once, the cache that they may fill, and freed memory that MLX keeps.
 
 `plan` is a pure function over numbers; those of the machine come from `engine/device.py`. Pages are admitted
 by what they need, and sent back when they grow beyond it (engine/generator.py), so the plan bounds and need

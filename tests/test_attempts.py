@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pytest
 
 from mlx_chandra.attempts import Attempt, Retries, best, judged, result_of, seed_of
-from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.engine.responses import OVERFLOW
+from mlx_chandra.errors import PageState
 from mlx_chandra.outputs.layout import Size
-from mlx_chandra.outputs.states import PageState
 
 WORDS = " ".join(f"word{number * 7919 % 1000}" for number in range(200))
 LOOP = "<td></td>" * 100

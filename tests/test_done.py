@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_chandra import done as done_module
-from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.done import ByContent, Origin
 from mlx_chandra.outputs.journal import Journal, JournalPage
 from mlx_chandra.outputs.making import Making

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_chandra.documents import pages as document_pages
-from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.feed import Todo, Total
 from mlx_chandra.outputs.results_csv import ResultsFile, Row, Start

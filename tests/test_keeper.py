@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlx_chandra.assembly import NoDocuments
 from mlx_chandra.attempts import PageResult, judged, refused, result_of
-from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.errors import PageError
 from mlx_chandra.keeper import Endings, Keeper
 from mlx_chandra.outputs.layout import Size

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mlx_chandra.attempts import PageResult
 from mlx_chandra.documents.discover import Folder
-from mlx_chandra.documents.document import Document
+from mlx_chandra.documents.page import Document
 from mlx_chandra.engine.responses import GenerationResponse, PromptResponse
 from mlx_chandra.errors import DiskFullError, MlxChandraError
 from mlx_chandra.outputs.results_csv import ResultsFile, Row, Start

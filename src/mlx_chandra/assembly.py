@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.opened import OpenDocuments
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.pages import Reading, pages_of
 from mlx_chandra.documents.selection import PageSelection
 from mlx_chandra.errors import DiskFullError, OutputError

@@ -11,11 +11,10 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlx_chandra.documents.document import Page
+from mlx_chandra.documents.page import Page
 from mlx_chandra.engine.repeats import ends_in_circles
-from mlx_chandra.errors import PageError
+from mlx_chandra.errors import PageError, PageState, error_status
 from mlx_chandra.outputs.layout import Size
-from mlx_chandra.outputs.states import PageState, error_status
 
 
 @dataclass(frozen=True)

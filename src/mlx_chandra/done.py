@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mlx_chandra.documents.content import Stamp, content_hash, stamp_of
-from mlx_chandra.documents.document import Page
+from mlx_chandra.documents.page import Page
+from mlx_chandra.errors import PageState, state_of
 from mlx_chandra.outputs.journal import Journal, JournalPage, Known
 from mlx_chandra.outputs.results_csv import ResultsFile
 from mlx_chandra.outputs.rows import real_path
-from mlx_chandra.outputs.states import PageState, state_of
 
 _MOST_FRESH = 8  # files whose hashes are at hand, for the pages of a document
 

@@ -2,8 +2,10 @@
 
 Each one carries what went wrong (`message`), what to do about it (`remedy`) and the exit status of the
 program when nothing catches it before the command line does (`exit_code`). Where an error is shown, and how,
-is the command line's business.
+is the command line's business. How a page ended, and its status in the CSV, is told here too: `PageState`.
 """
+
+from enum import IntEnum, StrEnum
 
 
 class MlxChandraError(Exception):
@@ -71,3 +73,43 @@ class PageError(MlxChandraError):
         super().__init__(message, remedy)
         self.kind = kind
         self.args = (kind, message, remedy)  # so that the error survives pickling between processes
+
+
+class EngineError(MlxChandraError):
+    """The device failed while pages were being read, and not for want of memory."""
+
+
+class ExitCode(IntEnum):
+    """What the program says to the shell."""
+
+    OK = 0
+    FAILED = 1  # some pages failed, or the program could not go on
+    USAGE = 2
+    INTERRUPTED = 130
+
+
+class PageState(StrEnum):
+    """How a page ended. The values are what the CSV's status column says."""
+
+    OK = "ok"
+    EMPTY = "error:empty"  # the model said nothing
+    TRUNCATED = "error:truncated"  # the limit of output tokens was reached
+    REPETITION = "error:repetition"  # the model repeated itself without end
+    ERROR = "error"  # the page could not be read; its status is `error:<kind>: <what was wrong>`
+
+    @property
+    def status(self) -> str:
+        """The status column's words. Raises ValueError for ERROR, whose status has a kind: `error_status`."""
+        if self is PageState.ERROR:
+            raise ValueError("the status of an error names its kind")
+        return self.value
+
+
+def error_status(error: PageError) -> str:
+    """The status of a page that could not be read."""
+    return f"error:{error.kind}: {error.message}"
+
+
+def state_of(status: str) -> PageState:
+    """The state that a status stands for. Any status that no run writes counts as an error."""
+    return next((state for state in PageState if status == state.value), PageState.ERROR)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.pages import Reading, pages_left
 from mlx_chandra.documents.selection import PageSelection
 from mlx_chandra.done import ByPath, Done, Judge, Origin, Table

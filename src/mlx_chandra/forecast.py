@@ -9,16 +9,15 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.names import suffix_of
 from mlx_chandra.documents.opened import OpenDocuments
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.done import Judge
-from mlx_chandra.errors import PageError
+from mlx_chandra.errors import PageError, error_status
 from mlx_chandra.feed import Copied, plans
 from mlx_chandra.outputs.results_csv import Again, Row
 from mlx_chandra.outputs.rows import shown_path
-from mlx_chandra.outputs.states import error_status
 from mlx_chandra.speeds import Known
 
 Shape = tuple[int, int]  # height, width

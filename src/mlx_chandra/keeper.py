@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 from mlx_chandra.assembly import Follower
 from mlx_chandra.attempts import PageResult
-from mlx_chandra.documents.document import Page
+from mlx_chandra.documents.page import Page
 from mlx_chandra.done import ByPath, Done
-from mlx_chandra.errors import OutputError, PageError
+from mlx_chandra.errors import OutputError, PageError, PageState, error_status, state_of
 from mlx_chandra.feed import Copied
 from mlx_chandra.outputs.journal import JournalPage
 from mlx_chandra.outputs.ledger import PageFacts
 from mlx_chandra.outputs.results_csv import ResultsFile, Row
-from mlx_chandra.outputs.states import PageState, error_status, state_of
 from mlx_chandra.outputs.writers import TextFiles, text_path
 
 _LARGEST_GROUP = 256  # pages that are synced to the disk together

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from mlx_chandra.assembly import Follower, follower_for
 from mlx_chandra.attempts import Attempt, PageResult, Retries, judged, refused, result_of, seed_of
-from mlx_chandra.documents.document import Document
 from mlx_chandra.documents.opened import OpenDocuments
+from mlx_chandra.documents.page import Document
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.done import ByContent, ByPath
 from mlx_chandra.engine.repeats import CHECK_TEXT_EVERY, MINIMUM_SPAN, is_one_piece

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.documents import opened
-from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.opened import OpenDocuments
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.documents.pdf import PdfFile
 from mlx_chandra.errors import PageError

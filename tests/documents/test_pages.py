@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.documents import image_files
-from mlx_chandra.documents.document import Document, Page
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.pages import Reading, pages_of
 from mlx_chandra.documents.selection import PageSelection
 from mlx_chandra.errors import PageError, UsageError

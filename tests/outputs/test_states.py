@@ -2,8 +2,7 @@
 
 import pytest
 
-from mlx_chandra.errors import PageError
-from mlx_chandra.outputs.states import PageState, error_status, state_of
+from mlx_chandra.errors import PageError, PageState, error_status, state_of
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from mlx_chandra.cli.numbers import counted
 from mlx_chandra.cli.progress import duration as said_duration
 from mlx_chandra.cli.progress import printable
 from mlx_chandra.done import ContentJudge
-from mlx_chandra.errors import PageError, UsageError
+from mlx_chandra.errors import PageError, UsageError, error_status
 from mlx_chandra.forecast import (
     AnswerGuess,
     Foreseen,
@@ -28,7 +28,6 @@ from mlx_chandra.forecast import (
 from mlx_chandra.outputs.journal_view import journal_view
 from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.results_csv import Again, Row, Start, stored
-from mlx_chandra.outputs.states import error_status
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.guesses import Guesses

@@ -10,9 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlx_chandra.cli.reader import ReaderOptions
+from mlx_chandra.errors import PageState, state_of
 from mlx_chandra.forecast import ASSUMED_ANSWER, AnswerGuess, Shape
 from mlx_chandra.outputs.results_csv import Row
-from mlx_chandra.outputs.states import PageState, state_of
 from mlx_chandra.speeds import (
     BenchSpeed,
     Known,

@@ -17,8 +17,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mlx_chandra.documents.document import Document
 from mlx_chandra.documents.names import is_document_name, leads_to_folder, stems_that_need_more, text_stem
+from mlx_chandra.documents.page import Document
 from mlx_chandra.errors import PageError, UsageError
 
 

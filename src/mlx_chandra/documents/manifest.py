@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from mlx_chandra.documents.document import Document
 from mlx_chandra.documents.names import FolderStems
+from mlx_chandra.documents.page import Document
 from mlx_chandra.errors import UsageError
 
 

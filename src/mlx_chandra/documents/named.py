@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mlx_chandra.documents.discover import Folder
-from mlx_chandra.documents.document import Document
 from mlx_chandra.documents.names import FolderStems, is_document_name
+from mlx_chandra.documents.page import Document
 from mlx_chandra.errors import UsageError
 
 

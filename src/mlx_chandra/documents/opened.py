@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_chandra.documents.document import Page
 from mlx_chandra.documents.frames import FrameFile
 from mlx_chandra.documents.image_files import allow_pixels, open_page, open_regular, page_shape
+from mlx_chandra.documents.page import Page
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.documents.pdf import PdfFile, is_pdf
 

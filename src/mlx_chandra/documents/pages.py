@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from mlx_chandra.documents import image_files
-from mlx_chandra.documents.document import Document, Page
 from mlx_chandra.documents.names import PICTURES, suffix_of
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.selection import PageSelection
 from mlx_chandra.errors import PageError
 

@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlx_chandra.errors import PageState, state_of
 from mlx_chandra.outputs.conversion import ConvertedPage
 from mlx_chandra.outputs.layout import Block, Box
 from mlx_chandra.outputs.ledger import PageFacts
-from mlx_chandra.outputs.states import PageState, state_of
 
 
 @dataclass(frozen=True)

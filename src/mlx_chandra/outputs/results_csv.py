@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import BinaryIO
 
-from mlx_chandra.errors import OutputError, UsageError
+from mlx_chandra.errors import OutputError, PageState, UsageError, state_of
 from mlx_chandra.outputs.disk import disk_trouble, leads_to, sync_file, sync_folder, write_all
 from mlx_chandra.outputs.lock import Lock, holder
 from mlx_chandra.outputs.rows import (
@@ -41,7 +41,6 @@ from mlx_chandra.outputs.rows import (
     shown_path,
     stored_rows,
 )
-from mlx_chandra.outputs.states import PageState, state_of
 
 _PAGE = re.compile(r"(.+)#page=\d+", re.DOTALL)
 

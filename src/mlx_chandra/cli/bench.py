@@ -4,19 +4,18 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_chandra.cli import checkpoint
 from mlx_chandra.cli.numbers import at_least, batch_size
-from mlx_chandra.cli.stopping import INTERRUPTED
+from mlx_chandra.errors import ExitCode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mlx_chandra.cli.bench_report import Setup
     from mlx_chandra.engine.timing import EngineTimer
-    from mlx_chandra.measure import Finding
+    from mlx_chandra.engine.measure import Finding
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -83,7 +82,7 @@ def page_size(text: str) -> tuple[int, int]:
 def run(arguments: argparse.Namespace) -> int:
     """Measures and prints; returns the exit status. Raises MlxChandraError."""
     from mlx_chandra.cli.bench_report import Outcome, conclusion, header, json_line, rows
-    from mlx_chandra.measure import Finding, batch_sizes, measure
+    from mlx_chandra.engine.measure import Finding, batch_sizes, measure
 
     setup, timer = _prepare(arguments)
     sizes = (arguments.batch_size,) if arguments.batch_size else batch_sizes(setup.planned)
@@ -97,22 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
             _say(*rows(finding))
     except KeyboardInterrupt:
         interrupted = True
-    _remember(arguments, setup, findings)
     outcome = Outcome(findings, time.perf_counter() - began, interrupted)
     _say(*conclusion(setup, outcome), json_line(setup, outcome))
-    return INTERRUPTED if interrupted else 0
-
-
-def _remember(arguments: argparse.Namespace, setup: "Setup", findings: "Sequence[Finding]") -> None:
-    """Keeps what was measured for `ocr --dry-run`."""
-    from mlx_chandra.cli.guesses import remember_measured, subject_of
-    from mlx_chandra.measure import Point, Prefill
-
-    prefill = next((finding for finding in findings if isinstance(finding, Prefill)), None)
-    if prefill is not None:
-        steps = [(found.batch_size, found.step_seconds) for found in findings if isinstance(found, Point)]
-        subject = subject_of(arguments.model, arguments.dtype)
-        remember_measured(subject, setup.planned, prefill.seconds / setup.page.prompt_tokens, steps)
+    return ExitCode.INTERRUPTED if interrupted else ExitCode.OK
 
 
 def _say(*lines: str) -> None:
@@ -140,7 +126,7 @@ def _made_up_page(width: int, height: int) -> "Image":
 def _prepare(arguments: argparse.Namespace) -> "tuple[Setup, EngineTimer]":
     """Loads the model as `ocr` does, and prepares the page."""
     from mlx_chandra.cli.bench_report import PageFacts, Setup
-    from mlx_chandra.engine.batch import load
+    from mlx_chandra.reading.batch import load
     from mlx_chandra.engine.device import this_device
     from mlx_chandra.engine.timing import EngineTimer, model_facts
     from mlx_chandra.processing.prompt import PromptType

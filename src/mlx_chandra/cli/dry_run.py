@@ -1,119 +1,130 @@
-"""`ocr --dry-run`: says what a run would do and cost, loads no model and writes nothing."""
+"""`ocr --dry-run`: says what a run would read and how long that takes. Loads no model and writes nothing."""
 
-import os
-import shutil
+import argparse
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mlx_chandra.cli.numbers import counted
-from mlx_chandra.cli.progress import duration as said_duration
-from mlx_chandra.cli.progress import printable
-from mlx_chandra.done import ContentJudge
-from mlx_chandra.errors import PageError, UsageError, error_status
-from mlx_chandra.forecast import (
-    AnswerGuess,
-    Foreseen,
-    ImaginedTable,
-    Trouble,
-    Writing,
-    disk_bytes,
-    duration,
-    existing_folder,
-    foresee,
-)
-from mlx_chandra.outputs.journal_view import journal_view
-from mlx_chandra.outputs.making import Making
-from mlx_chandra.outputs.results_csv import Again, Row, Start, stored
+from mlx_chandra.cli.model import ModelOptions
+from mlx_chandra.cli.texts import counted, duration, printable
+from mlx_chandra.errors import PageError, error_status
+from mlx_chandra.reading.forecast import DocumentForecast, Shape, forecast
+from mlx_chandra.reading.resume import Resume
 
 if TYPE_CHECKING:
-    from mlx_chandra.cli.guesses import Guesses
     from mlx_chandra.cli.inputs import Source
-    from mlx_chandra.cli.reader import ReaderOptions
-    from mlx_chandra.pipeline import Settings
+    from mlx_chandra.documents.pages import Reading
+    from mlx_chandra.processing.processor import Processor
+    from mlx_chandra.store.store import Store
 
-_MOST_TROUBLES = 10  # that are listed without --verbose
+_MOST_FAILURES = 10  # that are listed without --verbose
 _SECONDS_BETWEEN_NOTES = 5.0
+_ASSUMED_OUTPUT = 1000  # tokens of a page; what `mlx-chandra bench` assumes too
+_CHARACTERS_PER_TOKEN = 4  # of a prompt, assumed where the checkpoint's tokenizer isn't here
+_CHANDRA_MIN_PIXELS, _CHANDRA_MAX_PIXELS = 65_536, 16_777_216  # Qwen3-VL's own
+
+
+class PromptTokens:
+    """Counts the prompt tokens of pages: by the checkpoint's rule where it is on this machine, else by Chandra 1's."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        self._options = options
+        self._counted: dict[Shape, int] = {}  # scans of one kind have one shape
+
+    @property
+    def note(self) -> str:
+        """Says so where the rule isn't the checkpoint's own."""
+        return "" if self._processor else " (by Chandra 1's rule; the model isn't on this machine)"
+
+    def of(self, shape: Shape) -> int:
+        """Tokens of a page of this height and width. Raises PageError for a shape that the model can't take."""
+        if shape not in self._counted:
+            self._counted[shape] = self._count(shape)
+        return self._counted[shape]
+
+    @cached_property
+    def _processor(self) -> "Processor | None":
+        from mlx_chandra.models.hub import cached_checkpoint
+        from mlx_chandra.processing.processor import Processor
+
+        folder = cached_checkpoint(self._options.model)
+        return None if folder is None else Processor.from_folder(folder)
+
+    def _count(self, shape: Shape) -> int:
+        from mlx_chandra.processing.image import ImageSettings, target_grid
+        from mlx_chandra.processing.prompt import ModelFamily, PromptType, prompt_text
+
+        asked, max_size = self._options.asked, self._options.max_size or None
+        if self._processor is not None:
+            return self._processor.prompt_tokens(shape, asked, max_size)
+        settings = ImageSettings(_CHANDRA_MIN_PIXELS, _CHANDRA_MAX_PIXELS)
+        text = prompt_text(asked, ModelFamily.CHANDRA_1) if isinstance(asked, PromptType) else asked
+        patches = target_grid(shape, settings, max_size).patches
+        return patches // settings.merge_size**2 + len(text) // _CHARACTERS_PER_TOKEN
 
 
 @dataclass
-class _Sum:
+class _Total:
     """All documents together."""
 
-    documents: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     pages: int = 0
-    done: int = 0
-    left: int = 0  # pages that would be read
-    copies: int = 0  # that would get another one's row
-    to_do: int = 0  # documents with such pages or those
+    stored: int = 0
+    to_read: int = 0
+    copies: int = 0
     prompt_tokens: int = 0
-    path_bytes: int = 0
-    troubles: dict[str, Trouble] = field(default_factory=dict)  # by the page
+    failures: dict[str, str] = field(default_factory=dict)  # statuses by path
 
-
-@dataclass(frozen=True)
-class _Cost:
-    """What a document takes: the tokens of its prompts, how many pages get rows of others, and all that is
-    wrong with its pages."""
-
-    tokens: int
-    copies: int
-    troubles: Sequence[Trouble]
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """What is there of earlier runs, and what becomes of it: the table, with what pages would be read now,
-    how the run begins with the table, and which of its rows are done again."""
-
-    results: str
-    making: Making
-    start: Start
-    again: Again | None
+    def add(self, document: DocumentForecast, prompts: PromptTokens) -> str:
+        """Count a document; returns the line about it."""
+        tokens, failures = 0, dict(document.failures)
+        for path, shape in document.shapes:
+            try:
+                tokens += prompts.of(shape)
+            except PageError as error:
+                failures[path] = error_status(error)
+        for copied in document.copies:  # what can't be read there can't be read here
+            if copied.origin in self.failures:
+                failures[copied.page.path] = self.failures[copied.origin]
+        copies = sum(copied.page.path not in failures for copied in document.copies)
+        self.kinds[document.kind] += 1
+        self.pages += document.pages
+        self.stored += document.stored
+        self.to_read += document.pages - document.stored - copies - len(failures)
+        self.copies += copies
+        self.prompt_tokens += tokens
+        self.failures |= failures
+        parts = [document.kind, counted(document.pages, "page")]
+        parts += [f"{document.stored:,} read before"] if document.stored else []
+        parts += [f"{copies:,} with the same content as others"] if copies else []
+        parts += [f"{tokens:,} prompt tokens"] if tokens else []
+        parts += [printable(status) for status in failures.values()]
+        return f"{printable(document.document.path)}: {', '.join(parts)}"
 
 
 def show(
-    source: "Source", earlier: Earlier, settings: "Settings", options: "ReaderOptions", verbose: bool
+    source: "Source", store: "Store", options: ModelOptions, reading: "Reading", arguments: argparse.Namespace
 ) -> None:
-    """Prints what a run with these options would do.
-
-    Raises UsageError where it would refuse to begin; OutputError for an --output that is no such table.
-    """
-    from mlx_chandra.cli.guesses import Guesses
-
-    rows = _rows(earlier)
-    guesses = Guesses(options)
-    total = _Sum()
-    table, path = ImaginedTable(rows, earlier.again), os.path.realpath(earlier.results)
-    with journal_view(path, earlier.making, not rows, earlier.again is not None) as journal:
-        judge = ContentJudge(table, journal)
-        for document in _noted(foresee(source, table, judge, settings.reading), verbose):
-            cost = _add(document, total, guesses)
-            if verbose:
-                print(_document_line(document, cost))
-    for line in _lines(total, rows, guesses, earlier.results, settings, options):
+    """Print what a run with these options would do; `store` is a preview."""
+    total, prompts = _Total(), PromptTokens(options)
+    resume = Resume(store, reading)
+    for document in _noted(forecast(source, resume, reading), arguments.verbose):
+        line = total.add(document, prompts)
+        if arguments.verbose:
+            print(line)
+    for line in [*_lines(total), *(_cost(total, store, prompts) if total.to_read else [])]:
         print(line)
-    if not verbose:
-        _print_troubles(total)
+    if not arguments.verbose:
+        _print_failures(total.failures)
     print("Nothing was read or written.")
 
 
-def _rows(earlier: Earlier) -> list[Row]:
-    """What the table holds of earlier runs that counts for this one."""
-    rows = [] if earlier.start is Start.OVERWRITE else list(stored(earlier.results))
-    if rows and earlier.start is Start.FRESH:
-        raise UsageError(
-            f"{earlier.results} already holds the results of {len(rows):,} pages.",
-            "Add --resume to go on with it, or --overwrite to start anew.",
-        )
-    return rows
-
-
-def _noted(documents: Iterable[Foreseen], verbose: bool) -> Iterator[Foreseen]:
-    """The same; every few seconds it is said how far it is."""
+def _noted(documents: Iterable[DocumentForecast], verbose: bool) -> Iterator[DocumentForecast]:
+    """The same; every few seconds a note says how many were looked at."""
     noted = time.monotonic()
     for number, document in enumerate(documents, start=1):
         yield document
@@ -122,115 +133,41 @@ def _noted(documents: Iterable[Foreseen], verbose: bool) -> Iterator[Foreseen]:
             print(f"{number:,} documents looked at", file=sys.stderr, flush=True)
 
 
-def _add(document: Foreseen, total: _Sum, guesses: "Guesses") -> _Cost:
-    """Counts a document."""
-    troubles, tokens, left, copies = list(document.troubles), 0, 0, 0
-    for sized in document.sized:
-        try:
-            tokens += guesses.prompt_tokens(sized.shape)
-            left += 1
-        except PageError as error:  # a shape that the model can't take
-            troubles.append(Trouble(sized.page, error_status(error)))
-    total.troubles.update((trouble.page, trouble) for trouble in troubles)
-    for copied in document.copies:
-        if copied.origin in total.troubles:  # what can't be read there can't be here
-            troubles.append(Trouble(copied.page.path, total.troubles[copied.origin].status))
-            total.troubles[copied.page.path] = troubles[-1]
-        else:
-            copies += 1
-    total.documents[document.kind] += 1
-    total.pages += document.pages
-    total.done += document.done
-    total.left += left
-    total.copies += copies
-    total.to_do += left + copies > 0
-    total.prompt_tokens += tokens
-    total.path_bytes += (left + copies) * len(document.path.encode("utf-8", "surrogateescape"))
-    return _Cost(tokens, copies, troubles)
-
-
-def _document_line(document: Foreseen, cost: _Cost) -> str:
-    parts = [counted(document.pages, "page")]
-    if document.done:
-        parts.append(f"{document.done:,} done")
-    parts += [f"{cost.copies:,} of the same content as others"] if cost.copies else []
-    parts += [f"{cost.tokens:,} prompt tokens"] if cost.tokens else []
-    parts += [printable(trouble.status) for trouble in cost.troubles]
-    return f"{printable(document.path)}: {document.kind}, {', '.join(parts)}"
-
-
-def _lines(
-    total: _Sum,
-    rows: list[Row],
-    guesses: "Guesses",
-    results_path: str,
-    settings: "Settings",
-    options: "ReaderOptions",
-) -> Iterator[str]:
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in total.documents.most_common())
-    yield f"Documents: {sum(total.documents.values()):,} ({kinds})"
-    parts = [f"{total.done:,} done already"] if total.done else []
-    parts += [f"{total.copies:,} of the same content as others"] if total.copies else []
-    parts += [f"{len(total.troubles):,} that can't be read"] if total.troubles else []
-    parts += [f"{total.left:,} to read"]
-    yield f"Pages: {total.pages:,}: {', '.join(parts)}"
-    if not total.left + total.copies:
-        return
-    answer = guesses.answer(rows)
-    if total.left:
-        yield from _reading_lines(total, guesses, options, answer)
-    yield _disk_line(total, results_path, settings, answer)
-
-
-def _reading_lines(
-    total: _Sum, guesses: "Guesses", options: "ReaderOptions", answer: AnswerGuess
-) -> Iterator[str]:
-    written = total.left * answer.tokens
-    yield (
-        f"Tokens: about {total.prompt_tokens:,} to read{guesses.prompt_origin}, and {_round(written)} to "
-        f"write: {answer.tokens:,.0f} a page, {answer.origin}"
+def _lines(total: _Total) -> Sequence[str]:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in total.kinds.most_common())
+    parts = [f"{total.stored:,} read before"] if total.stored else []
+    parts += [f"{total.copies:,} with the same content as others"] if total.copies else []
+    parts += [f"{len(total.failures):,} that can't be read"] if total.failures else []
+    parts += [f"{total.to_read:,} to read"]
+    return (
+        f"Documents: {sum(total.kinds.values()):,} ({kinds})",
+        f"Pages: {total.pages:,}: {', '.join(parts)}",
     )
-    yield _time_line(total, guesses, options, answer)
 
 
-def _time_line(total: _Sum, guesses: "Guesses", options: "ReaderOptions", answer: AnswerGuess) -> str:
-    found = duration(guesses.known, options.batch_size, total.left, total.prompt_tokens, answer)
-    if found is not None:
-        seconds = f"{found.seconds:.0f} s" if found.seconds < 60 else said_duration(found.seconds)
-        return f"Time: about {seconds}, at the speed of {found.origin}; loading aside"
-    dtype = f" --dtype {options.dtype}" if options.dtype else ""
-    command = f"mlx-chandra bench --model {options.model}{dtype}"
-    return f"Time: not known, no speed of this model on this machine is remembered; measure it: {command}"
+def _cost(total: _Total, store: "Store", prompts: PromptTokens) -> Sequence[str]:
+    """Tokens, and the time at the speed of the last run in these results."""
+    speed = store.speed()
+    a_page = speed.output_tokens if speed else _ASSUMED_OUTPUT
+    origin = f"as in {counted(speed.pages, 'page')} of these results" if speed else "assumed"
+    output = total.to_read * a_page
+    tokens = (
+        f"Tokens: about {total.prompt_tokens:,} of prompts{prompts.note} and {_rounded(output)} of output "
+        f"({a_page:,.0f} a page, {origin})"
+    )
+    if speed is None or not speed.tokens_per_second:
+        return tokens, "Time: not known, for no run is stored here; `mlx-chandra bench` measures the machine"
+    seconds = (total.prompt_tokens + output) / speed.tokens_per_second
+    return tokens, f"Time: about {duration(seconds)}, at the speed of these results' runs; loading aside"
 
 
-def _disk_line(total: _Sum, results_path: str, settings: "Settings", answer: AnswerGuess) -> str:
-    formats = [] if settings.documents is None else [str(form) for form in settings.documents.formats]
-    rows = total.left + total.copies
-    writing = Writing(settings.texts, formats)
-    size = disk_bytes(writing, total.to_do, rows, total.path_bytes / rows, answer)
-    what = "CSV" + (" and text files" if settings.texts else "")
-    what += f", and {', '.join(sorted(formats))} of each document without figures" if formats else ""
-    free = shutil.disk_usage(existing_folder(results_path)).free
-    line = f"Disk: about {_size(size)} for {what}; {_size(free)} are free"
-    return line if size < free else f"{line}, which is too little"
+def _print_failures(failures: dict[str, str]) -> None:
+    for path, status in list(failures.items())[:_MOST_FAILURES]:
+        print(f"  {printable(path)}: {printable(status)}")
+    if len(failures) > _MOST_FAILURES:
+        print(f"  and {len(failures) - _MOST_FAILURES:,} more; --verbose lists all")
 
 
-def _print_troubles(total: _Sum) -> None:
-    for trouble in list(total.troubles.values())[:_MOST_TROUBLES]:
-        print(f"  {printable(trouble.page)}: {printable(trouble.status)}")
-    more = len(total.troubles) - _MOST_TROUBLES
-    if more > 0:
-        print(f"  and {more:,} more; --verbose lists all")
-
-
-def _round(number: float) -> str:
-    """With two digits that count, for more would promise too much."""
+def _rounded(number: float) -> str:
+    """With two digits that count: more would promise too much."""
     return f"{float(f'{number:.2g}'):,.0f}"
-
-
-def _size(size: float) -> str:
-    for unit in ("kB", "MB"):
-        size /= 1000
-        if size < 999.5:
-            return f"{size:,.1f} {unit}" if size < 10 else f"{size:,.0f} {unit}"
-    return f"{size / 1000:,.1f} GB"

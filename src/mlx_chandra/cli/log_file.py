@@ -1,8 +1,8 @@
-"""`--log-file`: a run as lines of JSON, one for each thing that happens, for programs that watch over it.
+"""Writes `--log-file`: a line of JSON for each event of a run, for programs that watch it.
 
-Lines are appended and given to the system at once, so that a run that is killed has told all it did. A log
-that can't be written at the start ends the program; later it is a warning, and reading goes on.
-Python's logging isn't used: its handlers print a traceback where a write fails, once for each line.
+Lines are appended and given to the system at once, so that the log of a killed run is complete. A log that can't
+be written at the start ends the program. Later it is a warning, and reading goes on. Python's logging isn't used:
+its handlers print a traceback for each line that they can't write.
 """
 
 import argparse
@@ -16,12 +16,11 @@ from types import TracebackType
 from typing import BinaryIO
 
 from mlx_chandra import __version__
-from mlx_chandra.attempts import PageResult
-from mlx_chandra.cli.stopping import INTERRUPTED
 from mlx_chandra.cli.time_left import TimeLeft
-from mlx_chandra.errors import MlxChandraError, OutputError, UsageError
-from mlx_chandra.outputs.rows import shown_path
-from mlx_chandra.pipeline import Snapshot, Summary
+from mlx_chandra.documents.page import PageResult
+from mlx_chandra.errors import ExitCode, MlxChandraError, OutputError, UsageError
+from mlx_chandra.files.paths import shown_path
+from mlx_chandra.reading.progress import Snapshot, Summary
 
 SECONDS_BETWEEN_PROGRESS = 10.0
 _NO_SETTINGS = ("command", "config", "show_config")
@@ -29,7 +28,7 @@ _NO_SETTINGS = ("command", "config", "show_config")
 
 @contextlib.contextmanager
 def log_of(arguments: argparse.Namespace, warn: Callable[[str], None]) -> "Iterator[LogFile | None]":
-    """The log that the options ask for, or None. `warn` is told, once, when it can't be written any more.
+    """The log that the options ask for, or None. Calls `warn` once when it can't be written any more.
 
     Raises UsageError where it would go into the results; OutputError when it can't be written.
     """
@@ -44,11 +43,11 @@ def log_of(arguments: argparse.Namespace, warn: Callable[[str], None]) -> "Itera
 
 
 class LogFile:
-    """The log of one run, and an observer of it. Use as a context manager; can be told by several threads.
+    """The log of one run, and an observer of it. A context manager; usable from several threads.
 
     Args:
         path: Where the lines are appended.
-        warn: Is told, once, that the log can't be written any more.
+        warn: Called once when the log can't be written any more.
 
     Raises (on opening): OutputError when the file can't be written.
     """
@@ -73,26 +72,26 @@ class LogFile:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if error is not None:
-            self._say_error(error)
+            self._log_error(error)
         self._file.close()
 
     def started(self, arguments: argparse.Namespace, results: str) -> None:
-        """Says what holds for the run; of a password only that there is one."""
+        """Log the run's settings; of a password only that there is one."""
         every = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
-        self.say(
+        self.write(
             "run_started",
             {
                 "version": __version__,
                 "process": os.getpid(),
                 "results": shown_path(results),
                 "device": _device_facts(),
-                "settings": {name: _said(name, value) for name, value in every.items()},
+                "settings": {name: _shown(name, value) for name, value in every.items()},
             },
         )
 
     def loaded(self, seconds: float, slots: int) -> None:
-        """Says that the model is there."""
-        self.say("model_loaded", {"seconds": round(seconds, 3), "slots": slots})
+        """Log that the model is loaded."""
+        self.write("model_loaded", {"seconds": round(seconds, 3), "slots": slots})
 
     def update(self, now: Snapshot) -> None:
         left = self._left.look(now)
@@ -100,11 +99,11 @@ class LogFile:
             return
         self._next = now.seconds + SECONDS_BETWEEN_PROGRESS
         stats = now.stats
-        self.say(
+        self.write(
             "progress",
             {
-                "ok": now.ok,
-                "failed": now.failed,
+                "ok": now.counts.ok,
+                "failed": now.counts.failed,
                 "total": now.total,
                 "seconds": round(now.seconds, 3),
                 "seconds_left": None if left is None else round(left, 1),
@@ -117,11 +116,11 @@ class LogFile:
         )
 
     def warn(self, message: str) -> None:
-        self.say("warning", {"message": message})
+        self.write("warning", {"message": message})
 
-    def finished(self, pages: Sequence[PageResult]) -> None:
-        for page in pages:
-            self.say(
+    def stored(self, results: Sequence[PageResult]) -> None:
+        for page in results:
+            self.write(
                 "page_finished",
                 {
                     "page": shown_path(page.page.path),
@@ -136,37 +135,37 @@ class LogFile:
             )
 
     def ended(self, summary: Summary, documents: str | None, exit_status: int) -> None:
-        """Says how the run ended, and of its documents where it had any; `documents` is their folder."""
+        """Log how the run ended, and of its documents' files where it has any; `documents` is their folder."""
         if documents is not None:
             written, unwritten = summary.documents, summary.unwritten_documents
             folder = shown_path(documents)
-            self.say("documents", {"folder": folder, "written": written, "unwritten": unwritten})
-        endings = summary.endings
-        self.say(
+            self.write("documents", {"folder": folder, "written": written, "unwritten": unwritten})
+        counts = summary.counts
+        self.write(
             "run_finished",
             {
-                "ok": summary.ok,
-                "failed": summary.failed,
-                "empty": endings.empty,
-                "truncated": endings.truncated,
-                "repetition": endings.repetition,
-                "error": endings.error,
+                "ok": counts.ok,
+                "failed": counts.failed,
+                "empty": counts.empty,
+                "truncated": counts.truncated,
+                "repetition": counts.repetition,
+                "error": counts.error,
                 "skipped": summary.skipped,
-                "copied": summary.copied,
+                "copied": counts.copied,
                 "unwritten_texts": summary.unwritten_texts,
-                "prompt_tokens": summary.work.prompt_tokens,
-                "generated_tokens": summary.work.generated_tokens,
+                "prompt_tokens": counts.prompt_tokens,
+                "generated_tokens": counts.generated_tokens,
                 "seconds": round(summary.seconds, 3),
                 "stopped": summary.stopped,
                 "exit_status": exit_status,
             },
         )
 
-    def say(self, event: str, facts: Mapping[str, object]) -> None:
-        """Appends a line."""
+    def write(self, event: str, facts: Mapping[str, object]) -> None:
+        """Append a line."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        said = json.dumps({"time": time, "event": event, **facts}, ensure_ascii=False)
-        line = said.encode("utf-8", "backslashreplace") + b"\n"  # a lone surrogate as JSON escapes it
+        text = json.dumps({"time": time, "event": event, **facts}, ensure_ascii=False)
+        line = text.encode("utf-8", "backslashreplace") + b"\n"  # a lone surrogate as JSON escapes it
         with self._lock:
             whole = b"\n" + line if self._is_torn else line
             try:
@@ -178,18 +177,18 @@ class LogFile:
         if trouble and not warned:
             self._warn(f"The log {self._path} can't be written ({trouble}); the pages are read all the same.")
 
-    def _say_error(self, error: BaseException) -> None:
+    def _log_error(self, error: BaseException) -> None:
         if isinstance(error, MlxChandraError):
-            facts = {"message": error.message, "remedy": error.remedy, "exit_status": error.exit_code}
+            facts = {"message": error.message, "remedy": error.remedy, "exit_status": int(error.exit_code)}
         elif isinstance(error, KeyboardInterrupt):
-            facts = {"message": "stopped by Ctrl-C", "remedy": "", "exit_status": INTERRUPTED}
+            facts = {"message": "stopped by Ctrl-C", "remedy": "", "exit_status": int(ExitCode.INTERRUPTED)}
         else:
             facts = {"message": f"{type(error).__name__}: {error}", "remedy": "", "exit_status": 1}
-        self.say("error", facts)
+        self.write("error", facts)
 
 
 def _device_facts() -> Mapping[str, object]:
-    """The machine."""
+    """What the machine is."""
     from mlx_chandra.engine.device import this_device
     from mlx_chandra.models.backend import current_backend
 
@@ -203,12 +202,12 @@ def _device_facts() -> Mapping[str, object]:
     }
 
 
-def _said(dest: str, value: object) -> object:
+def _shown(dest: str, value: object) -> object:
     if dest == "password" and value is not None:
         return "..."
     if isinstance(value, str):
         return shown_path(value)
-    return [_said(dest, item) for item in value] if isinstance(value, list) else value
+    return [_shown(dest, item) for item in value] if isinstance(value, list) else value
 
 
 def _ends_within_a_line(file: BinaryIO) -> bool:

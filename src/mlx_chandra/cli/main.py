@@ -10,62 +10,64 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import bench, config, ocr, show, status
-from mlx_chandra.cli.stopping import INTERRUPTED
-from mlx_chandra.errors import MlxChandraError
+from mlx_chandra.cli import bench, config, export, ocr, show, status
+from mlx_chandra.errors import ExitCode, MlxChandraError
 
 if TYPE_CHECKING:
-    from mlx_chandra.cli.reader import ReaderFactory
+    from mlx_chandra.cli.model import ServiceFactory
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 
-def main(argv: Sequence[str] | None = None, reader_factory: "ReaderFactory | None" = None) -> int:
-    """Runs the program and returns its exit status.
+def main(argv: Sequence[str] | None = None, service_factory: "ServiceFactory | None" = None) -> int:
+    """Run the program and return its exit status.
 
     Args:
         argv: Arguments without the program's name; the process's own by default.
-        reader_factory: Gives another reader than the engine; for tests.
+        service_factory: Gives another service than the engine's; for tests.
     """
     try:
-        parser, commands = parsers()
-        arguments = parser.parse_args(argv)
-        if arguments.command == "show":
-            return show.run(arguments)
-        if arguments.command == "status":
-            return status.run(arguments)
-        config.check_variables([commands.choices[name] for name in config.LAYERED], os.environ)
-        command = commands.choices[arguments.command]
-        apart = ocr.APART if arguments.command == "ocr" else ()
-        held = config.resolve(parser, command, argv, os.environ, apart)
-        arguments = held.into(arguments)
-        if arguments.command == "bench":
-            return bench.run(arguments)
-        if arguments.show_config:
-            return _show_config(command, held)
-        return ocr.run(arguments, reader_factory)
-    except SystemExit as ending:  # argparse has said what there is to say
-        return ending.code if isinstance(ending.code, int) else 2
+        return _run(argv, service_factory)
+    except SystemExit as ending:  # argparse has printed what was wrong
+        return ending.code if isinstance(ending.code, int) else ExitCode.USAGE
     except MlxChandraError as error:
-        _say(error)
+        _print(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nmlx-chandra: stopped.", file=sys.stderr)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return ExitCode.OK
 
 
-def _show_config(command: argparse.ArgumentParser, held: config.Config) -> int:
+def _run(argv: Sequence[str] | None, service_factory: "ServiceFactory | None") -> int:
+    parser, commands = parsers()
+    arguments = parser.parse_args(argv)
+    plain = {"show": show.run, "status": status.run, "export": export.run}
+    if arguments.command in plain:
+        return plain[arguments.command](arguments)
+    config.check_variables([commands.choices[name] for name in config.LAYERED], os.environ)
+    command = commands.choices[arguments.command]
+    apart = ocr.APART if arguments.command == "ocr" else ()
+    resolved = config.resolve(parser, command, argv, os.environ, apart)
+    arguments = resolved.into(arguments)
+    if arguments.command == "bench":
+        return bench.run(arguments)
+    if arguments.show_config:
+        return _show_config(command, resolved)
+    return ocr.run(arguments, service_factory)
+
+
+def _show_config(command: argparse.ArgumentParser, resolved: config.Config) -> int:
     from mlx_chandra.cli.show_config import config_lines
 
-    for line in config_lines(command, held):
+    for line in config_lines(command, resolved):
         print(line)
-    return 0
+    return ExitCode.OK
 
 
-def _say(error: MlxChandraError) -> None:
+def _print(error: MlxChandraError) -> None:
     print(f"mlx-chandra: {_printable(error.message)}", file=sys.stderr)
     if error.remedy:
         print(f"  {_printable(error.remedy)}", file=sys.stderr)
@@ -84,8 +86,6 @@ def parsers() -> "tuple[argparse.ArgumentParser, Commands[argparse.ArgumentParse
     )
     parser.add_argument("--version", action="version", version=f"mlx-chandra {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    ocr.add_to(commands)
-    show.add_to(commands)
-    status.add_to(commands)
-    bench.add_to(commands)
+    for command in (ocr, show, status, export, bench):
+        command.add_to(commands)
     return parser, commands

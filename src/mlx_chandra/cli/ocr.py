@@ -6,32 +6,35 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import attempts, checkpoint, config, documents, inputs, resuming
+from mlx_chandra.cli import config, documents, inputs, model, resuming
 from mlx_chandra.cli.numbers import at_least, batch_size
-from mlx_chandra.cli.stopping import INTERRUPTED, Stopping
+from mlx_chandra.cli.stopping import Stopping
+from mlx_chandra.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.log_file import LogFile
+    from mlx_chandra.cli.model import ModelOptions, ServiceFactory
     from mlx_chandra.cli.progress import Screen
-    from mlx_chandra.cli.reader import ReaderFactory, ReaderOptions
+    from mlx_chandra.documents.page import PageResult
     from mlx_chandra.documents.pages import Reading
-    from mlx_chandra.outputs.making import Making
-    from mlx_chandra.pipeline import Settings, Summary
+    from mlx_chandra.engine.service import Service
+    from mlx_chandra.reading.progress import Observer, Snapshot, Summary
+    from mlx_chandra.reading.run import RunSettings
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
-SOME_FAILED = 1
 APART = (inputs.ONE_OF, ("overwrite", "retry_errors"), ("overwrite", "rerun"))
 """Options of which only one can hold, besides those that argparse keeps apart."""
 
 _EPILOG = """\
 Each page becomes one row of the CSV: image_path, status, ocr_text. The status is ok, error:empty (the model
-said nothing), error:truncated (--max-tokens reached) or error:repetition (it went in circles, --retries times
-more too; the text is kept), or error:KIND: what was wrong with the page. Page 3 of a document is called
-path#page=3.
+said nothing), error:truncated (--max-tokens reached) or error:repetition (it repeated itself without end, in
+--retries further attempts too; the text is kept), or error:KIND: what was wrong with the page. Page 3 of a
+document is called path#page=3.
 
 Exit status: 0 when every page is ok, 1 when some failed, 2 for wrong usage, 130 after Ctrl-C.
 A run that was stopped or killed goes on with --resume.
@@ -41,7 +44,7 @@ file that --config names. The command line wins over the environment, and both o
 
 
 def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
-    """Adds the command to the program's."""
+    """Add the command to the program's."""
     parser = commands.add_parser(
         "ocr",
         help="read documents and page images into a CSV and text files",
@@ -53,8 +56,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
     inputs.add_to(parser)
     _add_results(parser)
     documents.add_to(parser)
-    _add_model(parser)
-    attempts.add_to(parser)
+    model.add_to(parser)
     _add_running(parser)
 
 
@@ -65,28 +67,11 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     texts = results.add_mutually_exclusive_group()
     texts.add_argument("--text-dir", metavar="DIR", help="put text files under DIR, not beside the documents")
     texts.add_argument("--no-text", action="store_true", help="write no text files")
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    model = parser.add_argument_group("model")
-    checkpoint.add_to(model)
-    prompt = model.add_mutually_exclusive_group()
-    prompt.add_argument(
-        "--prompt-type",
-        choices=("ocr_layout", "ocr"),
-        default="ocr_layout",
-        help="ask for HTML with layout boxes, or for HTML alone (default: %(default)s)",
-    )
-    prompt.add_argument("--prompt", metavar="TEXT", help="ask with words of your own")
-    model.add_argument(
-        "--max-tokens", type=at_least(1), default=8192, metavar="N", help="longest answer (default: 8192)"
-    )
-    model.add_argument(
-        "--max-size",
-        type=at_least(0),
-        default=1024,
+    results.add_argument(
+        "--save-every",
+        type=at_least(1),
         metavar="N",
-        help="scale larger images down to N pixels on the longest side; 0: never (default: %(default)s)",
+        help="has no effect: each page is kept as soon as it is read (an option of an earlier script)",
     )
 
 
@@ -116,84 +101,78 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     config.add_to(running)
 
 
-def run(arguments: argparse.Namespace, reader_factory: "ReaderFactory | None" = None) -> int:
-    """Does what the options say; returns the exit status. Raises MlxChandraError."""
+def run(arguments: argparse.Namespace, service_factory: "ServiceFactory | None" = None) -> int:
+    """Do what the options say; returns the exit status. Raises MlxChandraError."""
     from mlx_chandra.cli.log_file import log_of
     from mlx_chandra.cli.progress import observer_for
 
+    if arguments.output is None:
+        raise UsageError("No place for the results was named.", "Name a file: --output results.csv.")
     warnings.filterwarnings("ignore", module=r"(PIL|bs4|chandra|markdownify)\b")  # a page's row says it
     logging.getLogger("pypdfium2").setLevel(logging.ERROR)
     if arguments.dry_run:
-        return _foresee(arguments)
+        return _forecast(arguments)
     stopping = Stopping()
     with (
         stopping.on_signals(),
         observer_for(arguments.verbose, sys.stderr) as screen,
         log_of(arguments, screen.warn) as log,
     ):
-        return _read(arguments, reader_factory, stopping, screen, log)
+        return _read(arguments, service_factory or model.open_service, stopping, screen, log)
 
 
-def _foresee(arguments: argparse.Namespace) -> int:
+def _forecast(arguments: argparse.Namespace) -> int:
     from mlx_chandra.cli import dry_run
-    from mlx_chandra.cli.reader import making_of
+    from mlx_chandra.store.store import Store
 
-    _check_output(arguments)
-    reading = inputs.reading_of(arguments)
-    source, options = inputs.source_of(arguments), _reader_options(arguments)
-    making = making_of(options, attempts.retries_of(arguments))
-    earlier = dry_run.Earlier(arguments.output, making, *resuming.start_of(arguments))
-    settings = _settings(arguments, making, reading)
-    dry_run.show(source, earlier, settings, options, arguments.verbose)
-    return 0
+    options, reading = model.options_of(arguments), inputs.reading_of(arguments)
+    source = inputs.source_of(arguments)
+    start, again = resuming.start_of(arguments)
+    documents.settings_of(arguments)
+    with Store.preview(arguments.output, options.settings(), start, again, again is not None) as store:
+        dry_run.show(source, store, options, reading, arguments)
+    return ExitCode.OK
 
 
 def _read(
     arguments: argparse.Namespace,
-    reader_factory: "ReaderFactory | None",
+    open_service: "ServiceFactory",
     stopping: Stopping,
     screen: "Screen",
     log: "LogFile | None",
 ) -> int:
-    from mlx_chandra import pipeline
-    from mlx_chandra.cli.guesses import remember
-    from mlx_chandra.cli.observers import Observers
-    from mlx_chandra.cli.progress import printable, summary_line
-    from mlx_chandra.cli.reader import making_of, open_engine
-    from mlx_chandra.outputs.results_csv import ResultsFile
+    from mlx_chandra.cli.summary import summary_lines
+    from mlx_chandra.cli.texts import printable
+    from mlx_chandra.reading import run
+    from mlx_chandra.store.store import Store
 
-    _check_output(arguments)
-    reading = inputs.reading_of(arguments)
-    source = inputs.source_of(arguments)
-    options = _reader_options(arguments)
-    retries = attempts.retries_of(arguments)
-    making = making_of(options, retries)
-    settings = _settings(arguments, making, reading)
+    options, reading = model.options_of(arguments), inputs.reading_of(arguments)
+    source, settings = inputs.source_of(arguments), _settings(arguments, reading, options)
     start, again = resuming.start_of(arguments)
-    with (
-        ResultsFile(arguments.output, start, again) as results,
-        resuming.journal_of(results, making, only_named=again is not None) as journal,
-    ):
+    observer: Observer = screen if log is None else _Both(screen, log)
+    now = options.settings()
+    with Store(arguments.output, now, start, again, again is not None) as store:
+        if again is None:
+            resuming.say_differences(store, now)
         if log is not None:
-            log.started(arguments, results.path)
+            log.started(arguments, store.path)
 
-        def opened() -> pipeline.Reader:
+        def opened() -> Service:
             began = time.monotonic()
-            reader = (reader_factory or open_engine)(options)
+            service = open_service(options)
             stopping.gently()
             if log is not None:
-                log.loaded(time.monotonic() - began, reader.slots)
-            if making.checkpoint is None:  # it may have been downloaded now
-                journal.reads_with(making_of(options, retries))
-            return reader
+                log.loaded(time.monotonic() - began, service.slots)
+            if now.checkpoint is None:  # it may have been downloaded now
+                store.use(options.settings())
+            return service
 
-        observer = Observers([screen] if log is None else [screen, log])
-        summary = pipeline.run(source, results, opened, settings, observer, stopping.event, journal)
+        summary = run.run(source, store, opened, settings, observer, stopping.event)
+        results = store.path
     screen.close()
-    if observer.last is not None:
-        remember(options, observer.last.stats, summary.work, summary.seconds)
-    folder = None if settings.documents is None else settings.documents.folder
-    print(summary_line(summary, results.path))
+    folder = None if settings.export is None else settings.export.folder
+    for line in summary_lines(summary, results):
+        print(line)
     if folder is not None:
         print(f"Documents: {printable(folder)}")
     status = _exit_status(summary)
@@ -202,41 +181,39 @@ def _read(
     return status
 
 
-def _reader_options(arguments: argparse.Namespace) -> "ReaderOptions":
-    from mlx_chandra.cli.reader import ReaderOptions
+class _Both:
+    """The screen and the log as one observer."""
 
-    return ReaderOptions(
-        model=arguments.model,
-        dtype=arguments.dtype,
-        prompt=arguments.prompt,
-        prompt_type=arguments.prompt_type,
-        max_tokens=arguments.max_tokens,
-        max_size=arguments.max_size,
-        batch_size=arguments.batch_size,
-    )
+    def __init__(self, screen: "Screen", log: "LogFile") -> None:
+        self._observers: Sequence[Observer] = (screen, log)
+
+    def update(self, now: "Snapshot") -> None:
+        for observer in self._observers:
+            observer.update(now)
+
+    def warn(self, message: str) -> None:
+        for observer in self._observers:
+            observer.warn(message)
+
+    def stored(self, results: "Sequence[PageResult]") -> None:
+        for observer in self._observers:
+            observer.stored(results)
 
 
-def _settings(arguments: argparse.Namespace, making: "Making", reading: "Reading") -> "Settings":
-    from mlx_chandra.pipeline import Settings
+def _settings(arguments: argparse.Namespace, reading: "Reading", options: "ModelOptions") -> "RunSettings":
+    from mlx_chandra.reading.run import RunSettings
 
-    return Settings(
+    return RunSettings(
         workers=arguments.workers or min(8, os.cpu_count() or 1),
         texts=not arguments.no_text,
         text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
-        documents=documents.settings_of(arguments, making),
+        export=documents.settings_of(arguments),
         reading=reading,
-        retries=attempts.retries_of(arguments),
+        options=options.read_options(),
     )
 
 
-def _check_output(arguments: argparse.Namespace) -> None:
-    if arguments.output is None:
-        from mlx_chandra.errors import UsageError
-
-        raise UsageError("Where the results go was not said.", "Name a file: --output results.csv.")
-
-
-def _exit_status(summary: "Summary") -> int:
+def _exit_status(summary: "Summary") -> ExitCode:
     if summary.stopped:
-        return INTERRUPTED
-    return SOME_FAILED if summary.failed or summary.unwritten_documents else 0
+        return ExitCode.INTERRUPTED
+    return ExitCode.FAILED if summary.counts.failed or summary.unwritten_documents else ExitCode.OK

@@ -1,34 +1,31 @@
-"""The options that say what becomes of results that are there already, and what they lead to."""
+"""The options that say what becomes of results that are there already."""
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlx_chandra.documents.page import ReadSettings
 from mlx_chandra.errors import UsageError
 
 if TYPE_CHECKING:
-    from mlx_chandra.outputs.journal import Journal, Other
-    from mlx_chandra.outputs.making import Making
-    from mlx_chandra.outputs.results_csv import ResultsFile, Start
+    from mlx_chandra.store.store import OtherSettings, Start, Store
 
 KINDS = (
-    "broken-link", "internal", "locked", "missing", "no-pages", "out-of-memory", "overflow", "refused",
+    "broken-link", "engine", "internal", "locked", "missing", "no-pages", "out-of-memory", "overflow", "refused",
     "shape", "too-large", "too-long", "unreadable",
 )  # fmt: skip
-"""Of errors, as a status has them behind `error:`."""
+"""The kinds of errors, as a status has them behind `error:`."""
 
 _STATES = ("ok", "empty", "truncated", "repetition", "error")
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """Which rows are done again: those with one of the `statuses`, and those whose path fits a pattern.
+    """Which stored pages are read again: those with one of the statuses, and those whose path fits a pattern.
 
     Attributes:
-        statuses: As the table's begin: `ok`, `error:truncated`, `error:locked`; `error` is any of these.
+        statuses: Beginnings of statuses: `ok`, `error:truncated`, `error:locked`; `error` is any error.
         patterns: As the shell writes them; `*` also stands for folders in folders.
     """
 
@@ -36,7 +33,7 @@ class Rerun:
     patterns: tuple[str, ...] = ()
 
     def __call__(self, path: str, status: str) -> bool:
-        """Whether the row is meant, by its path as shown and its status."""
+        """Whether the page is meant, by its path as shown and its status."""
         from fnmatch import fnmatchcase
 
         kind = ":".join(status.split(":")[:2])
@@ -46,27 +43,27 @@ class Rerun:
 
 
 def add_to(group: "argparse._ArgumentGroup") -> None:
-    """Adds the options to a command's group."""
+    """Add the options to a command's group."""
     begin = group.add_mutually_exclusive_group()
     begin.add_argument(
         "--resume",
         action="store_true",
         help="skip pages that the CSV has, failed ones too, unless the file, the model or a setting changed",
     )
-    begin.add_argument("--overwrite", action="store_true", help="throw away what the CSV holds")
-    group.add_argument("--retry-errors", action="store_true", help="as --resume, but do failed pages again")
+    begin.add_argument("--overwrite", action="store_true", help="throw away what the CSV holds, once the first new page is read")
+    group.add_argument("--retry-errors", action="store_true", help="as --resume, but read failed pages again")
     group.add_argument(
         "--rerun",
         action="append",
         default=[],
         metavar="WHICH",
-        help="as --resume, but do some pages again: status=truncated,repetition or path=PATTERN",
+        help="as --resume, but read some pages again: status=truncated,repetition or path=PATTERN",
     )
 
 
 def start_of(arguments: argparse.Namespace) -> "tuple[Start, Rerun | None]":
-    """What to do with a table that is there, and which of its rows are done again. Raises UsageError."""
-    from mlx_chandra.outputs.results_csv import Start
+    """What to do with results that are there, and which of their pages are read again. Raises UsageError."""
+    from mlx_chandra.store.store import Start
 
     again = [_parsed(word) for word in arguments.rerun]
     if arguments.retry_errors:
@@ -94,7 +91,7 @@ def _parsed(which: str) -> Rerun:
 
 
 def _status(word: str) -> str:
-    """A state or kind of error, with or without its `error:`, as the table's statuses begin."""
+    """A state or kind of error, with or without its `error:`, as statuses begin."""
     short = word.lower().removeprefix("error:")
     if short in ("ok", "error"):
         return short
@@ -105,40 +102,26 @@ def _status(word: str) -> str:
     )
 
 
-@contextlib.contextmanager
-def journal_of(results: "ResultsFile", making: "Making", only_named: bool) -> "Iterator[Journal]":
-    """The journal beside the table. With `only_named`, pages that were read with other settings stay.
-
-    Raises OutputError when it can't be written or is of a newer version.
-    """
-    from mlx_chandra.outputs.journal import Journal
-
-    with Journal(results.path, making, results.is_new, only_named) as journal:
-        if journal.set_aside is not None:
-            print(
-                f"Warning: {journal.path} was damaged. It was moved to {journal.set_aside} and begun anew; "
-                "pages in the CSV count as done, whatever model and settings read them.",
-                file=sys.stderr,
-            )
-        for other in [] if only_named else journal.others():
-            pages = "1 page was" if other.pages == 1 else f"{other.pages:,} pages were"
-            print(
-                f"{pages} read with another model or other settings ({_difference(other, making)}), and are "
-                "done again where they are met. To do only some again, name them: --rerun.",
-                file=sys.stderr,
-            )
-        yield journal
+def say_differences(store: "Store", settings: ReadSettings) -> None:
+    """Say which stored pages were read with another model or other settings, and will be read again."""
+    for other in store.other_settings():
+        were = "1 page was" if other.pages == 1 else f"{other.pages:,} pages were"
+        print(
+            f"{were} read with another model or other settings ({_difference(other, settings)}), and will be "
+            "read again where the input has them. To read only some again, name them: --rerun.",
+            file=sys.stderr,
+        )
 
 
-def _difference(other: "Other", making: "Making") -> str:
-    """What was otherwise: `max_tokens 400, now 2000`."""
-    changed = {"model": (other.model, making.model)} if other.model != making.model else {}
-    for name in sorted({*other.settings, *making.settings}):
-        before, now = other.settings.get(name), making.settings.get(name)
-        if before != now:
-            changed[name] = (_word(before), _word(now))
-    said = [f"{name} {before}, now {now}" for name, (before, now) in changed.items()]
-    return "; ".join(said) or "the model's weights"
+def _difference(other: "OtherSettings", now: ReadSettings) -> str:
+    """As in `max_tokens 400, now 2000`."""
+    changed = {"model": (other.model, now.model)} if other.model != now.model else {}
+    for name in sorted({*other.settings, *now.settings}):
+        before, after = other.settings.get(name), now.settings.get(name)
+        if before != after:
+            changed[name] = (_word(before), _word(after))
+    named = [f"{name} {before}, now {after}" for name, (before, after) in changed.items()]
+    return "; ".join(named) or "the model's weights"
 
 
 def _word(value: object) -> str:

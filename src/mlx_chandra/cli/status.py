@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlx_chandra.cli.numbers import at_least, counted
+from mlx_chandra.cli.numbers import at_least
+from mlx_chandra.cli.texts import counted, duration, printable
 
 if TYPE_CHECKING:
-    from mlx_chandra.outputs.statistics import Statistics, Work
+    from mlx_chandra.store.status import Statistics, Work
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -42,8 +43,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints it; returns the exit status. Raises UsageError or OutputError."""
-    from mlx_chandra.cli.progress import printable
-    from mlx_chandra.outputs.statistics import statistics
+    from mlx_chandra.store.status import statistics
 
     found = statistics(arguments.results, arguments.slowest)
     if arguments.json:
@@ -74,8 +74,8 @@ def _lines(found: "Statistics", all_failed: bool) -> list[str]:
     # the most first; those of one number by their names
     for state, count in sorted(found.states.items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"  {state:{widest}}  {count:>9,}")
-    if not found.has_journal:
-        lines += ["", "There is no journal beside it, so speeds and slow pages aren't known."]
+    if not found.has_store:
+        lines += ["", "There is no store beside it, so speeds and slow pages aren't known."]
     if found.last is not None:
         lines += ["", *_work(_last(found.last, found.running is not None), found.last)]
     if found.all is not None and found.all.runs > 1:
@@ -94,17 +94,15 @@ def _lines(found: "Statistics", all_failed: bool) -> list[str]:
 def _last(work: "Work", running: bool) -> str:
     if work.ended is not None:
         return f"Last run, {work.began}"
-    return f"This run, since {work.began}" if running else f"Last run, {work.began}, broken off"
+    return f"This run, since {work.began}" if running else f"Last run, {work.began}, killed"
 
 
 def _work(title: str, work: "Work") -> list[str]:
-    from mlx_chandra.cli.progress import duration
-
-    copies = f", {work.copies:,} copied without reading" if work.copies else ""
+    copies = f", {work.copies:,} with another file's result" if work.copies else ""
     return [
         f"{title}: {counted(work.pages, 'page')} in {duration(work.seconds)}, {work.failed:,} failed{copies}",
         f"  {work.pages_per_second:.2f} pages/s, {work.tokens_per_second:,.0f} tokens/s; "
-        f"{work.prompt_tokens:,} prompt and {work.generated_tokens:,} generated tokens; "
+        f"{work.prompt_tokens:,} prompt and {work.generated_tokens:,} output tokens; "
         f"{', '.join(work.models)}",
     ]
 

@@ -1,8 +1,7 @@
-"""How quick this machine is, found out in a time that is set before: what to time next, and what follows.
+"""Decides what `mlx-chandra bench` times next, within the seconds given, and what follows from it.
 
-What takes how long is asked of a `Timer` (the engine's is in `engine/timing.py`); everything else here is
-arithmetic. A page costs its share of the device: the time in which it is read, and then its part of every
-decode step until its answer is complete.
+A `Timer` times passes (`engine/timing.py` has the engine's); everything else here is arithmetic. A page costs its
+prefill, and its share of each decode step until its output is complete.
 """
 
 import statistics

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from mlx_chandra.errors import MeasurementError
-from mlx_chandra.measure import (
+from mlx_chandra.engine.measure import (
     Finding,
     Point,
     Prefill,

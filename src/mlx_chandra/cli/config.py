@@ -77,7 +77,7 @@ def variable_of(name: str) -> str:
 
 
 def is_path(action: argparse.Action, text: str) -> bool:
-    """Whether the text stands for a place on the disk. A model is one where it begins with `.`, `~` or `/`."""
+    """Whether the text is a path on the disk. A model is one where it begins with `.`, `~` or `/`."""
     return text != "-" and (
         action.metavar in _PATHS or (action.dest == "model" and text[:1] in (".", "~", "/"))
     )

@@ -13,6 +13,7 @@ import atexit
 import ctypes
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -29,6 +30,8 @@ DPI = 192
 SHORT_SIDE = 1024  # pixels, at least
 _POINTS_PER_INCH = 72
 _SEARCHED = 1024  # bytes at a file's start in which a PDF may begin
+
+SECONDS_TO_LEAVE = 10.0  # for a page that is being drawn when the program ends
 
 _PDFIUM = threading.Lock()
 
@@ -114,7 +117,17 @@ def _end_behind_the_lock() -> None:
     Called when a document is open: what runs at exit runs in the reverse of the order of being registered,
     and importing the library and opening a document both register something.
     """
-    atexit.register(_PDFIUM.acquire)
+    atexit.register(_hold_the_lock)
+
+
+def _hold_the_lock() -> None:
+    """Takes the lock for good. Ends the program where a page is drawn without end."""
+    with suppress(KeyboardInterrupt):
+        if _PDFIUM.acquire(timeout=SECONDS_TO_LEAVE):
+            return
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(1)  # a stopped run has ended with its own status before
 
 
 class _Opened:

@@ -1,9 +1,9 @@
-"""Image files with several pages: TIFF and GIF. Counts their frames, and decodes one at a time.
+"""Reads image files with several pages, TIFF and GIF: counts their frames, and decodes one at a time.
 
-A TIFF's frames are counted by following its chain of directories, without decoding anything: Adobe's TIFF 6.0
-specification, section 2, and the BigTIFF variant with 8-byte offsets. Frames that say that they are a smaller
-copy or a mask of another one are no pages. A chain that leads out of the file counts one frame more than can
-be read, so that what is missing gets a row that says so.
+A TIFF's frames are counted by following its chain of directories (Adobe's TIFF 6.0 specification, section 2,
+and the BigTIFF variant with 8-byte offsets). Pillow's `n_frames` would do it only for a file whose first frame
+it can identify, parses every tag of every frame, and counts smaller copies and masks, which are no pages. A
+chain that leads out of the file counts one frame more than can be read, so that what is missing gets a row.
 """
 
 import os

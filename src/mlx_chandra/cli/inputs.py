@@ -1,4 +1,4 @@
-"""The options that say what is read, and what they lead to."""
+"""Adds the options that say what is read, and finds the documents that they name."""
 
 import argparse
 import sys

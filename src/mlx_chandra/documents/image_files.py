@@ -179,15 +179,15 @@ def _unidentified(start: bytes) -> str:
 def _orientation(image: "Image") -> object:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # EXIF is the camera's note in the margin; the page is readable without it
+    except Exception:  # the page can be read without its EXIF
         return None
 
 
 def _upright(image: "Image", orientation: object) -> "Image":
     """Turns and mirrors the picture as its EXIF orientation (2 to 8) asks; anything else is none.
 
-    Not by ImageOps.exif_transpose: it also writes the rest of the EXIF anew, which raises where that is damaged
-    (25 of 5,000 pictures with damaged EXIF), and it copies a picture that needs no turn.
+    Not by ImageOps.exif_transpose: it also writes the rest of the EXIF anew, which raises for some damaged
+    EXIF, and it copies a picture that needs no turn.
     """
     from PIL.Image import Transpose
 
@@ -207,7 +207,7 @@ def _upright(image: "Image", orientation: object) -> "Image":
 def _rgb(image: "Image") -> "Image":
     """Any of Pillow's modes as RGB, with white behind what is transparent."""
     if image.mode == "LAB":
-        return image.getchannel("L").convert("RGB")  # print is read by its lightness
+        return image.getchannel("L").convert("RGB")  # lightness is enough to read by
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -1,4 +1,4 @@
-"""Documents that are listed, one path a line, in a text file or in what another program writes."""
+"""Finds the documents that a list names, in a text file or in what another program writes."""
 
 import io
 import os

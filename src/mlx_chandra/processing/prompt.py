@@ -1,8 +1,7 @@
-"""What each Chandra model was taught to be asked, word for word.
+"""Gives the prompts that each Chandra model was trained with, word for word.
 
-A model's prompt is part of its interface: another wording reads worse. Chandra 2's texts come from its
-authors' own package, chandra-ocr, when they are needed. Chandra 1's differ from those in a few places, which
-are listed here; the tests hold all of them to their sha256.
+Another wording reads worse. Chandra 2's texts come from its authors' package, chandra-ocr, when they are
+needed. Chandra 1's differ from those in a few places, which are listed here. Tests check the sha256 of each.
 """
 
 import hashlib

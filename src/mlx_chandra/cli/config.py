@@ -112,13 +112,12 @@ def resolve(
     given = _given(program, command, argv)
     texts = {name: environment.get(variable_of(name)) for name in options}
     variables = {variable_of(name): (name, text) for name, text in texts.items() if text}
-    layers = [given, _layer(command, ENVIRONMENT, "", variables)]
+    layers = [given, _layer(command, groups, ENVIRONMENT, "", variables)]
     path = next((str(layer["config"].value) for layer in layers if "config" in layer), None)
     if path is not None:
-        layers.append(_layer(command, f"The config file {path!r}", path, _read(path, list(options))))
+        said = _read(path, list(options))
+        layers.append(_layer(command, groups, f"The config file {path!r}", path, said))
     settings, set_aside = _merged(layers, groups)
-    for layer, source in zip(layers[1:], (ENVIRONMENT, f"The config file {path!r}"), strict=False):
-        _refuse_rivals(layer, groups, source)
     return Config(defaults | settings, set_aside, path and os.path.abspath(path))
 
 
@@ -164,9 +163,16 @@ def _did_you_mean(word: str, names: Iterable[str]) -> str:
 
 
 def _layer(
-    command: argparse.ArgumentParser, source: str, file: str, said: Mapping[str, tuple[str, object]]
+    command: argparse.ArgumentParser,
+    groups: Sequence[Sequence[str]],
+    source: str,
+    file: str,
+    said: Mapping[str, tuple[str, object]],
 ) -> dict[str, Setting]:
-    """The settings of a file, or of the environment where `file` is empty. Raises UsageError."""
+    """The settings of a file, or of the environment where `file` is empty. Raises UsageError.
+
+    `said` has the name of the option and its value by the source's own name for it.
+    """
     layer: dict[str, Setting] = {}
     for key, (name, value) in said.items():
         action = options_of(command)[name]
@@ -178,6 +184,11 @@ def _layer(
         other = layer.setdefault(action.dest, Setting(value, file or key, key))
         if other.value != value:
             raise UsageError(f"{source}, {key}: {other.name} says the opposite.", _LIST_ALL)
+    for group in groups:
+        names = [layer[d].name for d in dict.fromkeys(group) if d in layer and layer[d].value not in _NOT_SET]
+        if len(names) > 1:
+            both = " and ".join(names)
+            raise UsageError(f"{source} sets {both}, of which only one can hold.", "Take the others away.")
     return layer
 
 
@@ -233,14 +244,6 @@ def _parsed(command: argparse.ArgumentParser, name: str, texts: Sequence[str]) -
         raise ValueError(error.message) from error
 
 
-def _refuse_rivals(layer: Mapping[str, Setting], groups: Iterable[Sequence[str]], source: str) -> None:
-    for group in groups:
-        names = [layer[d].name for d in dict.fromkeys(group) if d in layer and layer[d].value not in _NOT_SET]
-        if len(names) > 1:
-            both = " and ".join(names)
-            raise UsageError(f"{source} sets {both}, of which only one can hold.", "Take the others away.")
-
-
 def _merged(
     layers: Iterable[Mapping[str, Setting]], groups: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Setting], dict[str, str]]:
@@ -248,9 +251,7 @@ def _merged(
     settings: dict[str, Setting] = {}
     set_aside: dict[str, str] = {}
     for layer in layers:
-        stronger = {
-            dest: setting.origin for dest, setting in settings.items() if setting.value not in _NOT_SET
-        }
+        stronger = {dest: held.origin for dest, held in settings.items() if held.value not in _NOT_SET}
         for dest, setting in layer.items():
             rivals = [other for group in groups if dest in group for other in group if other != dest]
             rival = next((other for other in rivals if other in stronger), None)

@@ -118,21 +118,23 @@ def test_comments_are_skipped_and_a_path_in_front_names_a_file_that_begins_so(tm
 
 
 def test_what_find_lists_with_nul_is_read_with_line_ends_in_names(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_bytes(b"./a.png\0./new\nline.png\0#b.png\0")
-    names = [os.path.basename(path) for path in manifest_paths(tmp_path / "list.txt")]
-    assert names == ["a.png", "new\nline.png", "#b.png"]
+    for end in (b"\0", b""):
+        (tmp_path / "list.txt").write_bytes(b"./a.png\0./new\nline.png\0#b.png" + end)
+        names = [os.path.basename(path) for path in manifest_paths(tmp_path / "list.txt")]
+        assert names == ["a.png", "new\nline.png", "#b.png"]
 
 
 def test_a_pipe_is_read_once_and_its_paths_are_looked_up_from_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
+    ours, its = os.pipe()  # as a shell's <(...) gives one
     lines = "".join(f"{number}.png\n" for number in range(9000))  # more than a pipe holds
-    writing = threading.Thread(target=(tmp_path / "pipe").write_text, args=(lines,))
+    writing = threading.Thread(target=lambda: os.fdopen(its, "w").write(lines))
     writing.start()
-    manifest = Manifest.at("pipe", tree=True)
+    manifest = Manifest.at(f"/dev/fd/{ours}", tree=True)
     writing.join()
+    os.close(ours)
     for _ in range(2):
         paths = [document.path for document in manifest]
         assert (len(paths), paths[-1]) == (9000, str(tmp_path / "8999.png"))

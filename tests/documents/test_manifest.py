@@ -133,8 +133,8 @@ def test_a_pipe_is_read_once_and_its_paths_are_looked_up_from_here(
     writing = threading.Thread(target=lambda: os.fdopen(its, "w").write(lines))
     writing.start()
     manifest = Manifest.at(f"/dev/fd/{ours}", tree=True)
-    writing.join()
     os.close(ours)
+    writing.join()
     for _ in range(2):
         paths = [document.path for document in manifest]
         assert (len(paths), paths[-1]) == (9000, str(tmp_path / "8999.png"))

@@ -177,7 +177,7 @@ def test_a_file_that_is_not_there_or_not_utf8_is_said(capsys: pytest.CaptureFixt
     ("variable", "value", "said"),
     [
         ("MLX_CHANDRA_MAX_TOKEN", "5", "Did you mean MLX_CHANDRA_MAX_TOKENS?"),
-        ("MLX_CHANDRA_MAX_TOKENS", "many", "MLX_CHANDRA_MAX_TOKENS: 'many' is not a whole number"),
+        ("MLX_CHANDRA_MAX_TOKENS", "many", "variable MLX_CHANDRA_MAX_TOKENS: 'many' is not a whole number"),
         ("MLX_CHANDRA_RESUME", "maybe", "MLX_CHANDRA_RESUME: must be one of 1, true, yes, on, 0"),
         ("MLX_CHANDRA_PROMPT_TYPE", "x", "MLX_CHANDRA_PROMPT_TYPE: invalid choice: 'x' (choose from"),
     ],

@@ -176,14 +176,15 @@ def _layer(
     layer: dict[str, Setting] = {}
     for key, (name, value) in said.items():
         action = options_of(command)[name]
+        where = f"{source}, {key}" if file else f"The environment variable {key}"
         try:
             value = _from_toml(action, value, file) if file else _from_variable(action, str(value))
             value = value if isinstance(value, bool) else _parsed(command, name, value)
         except ValueError as error:
-            raise UsageError(f"{source}, {key}: {error}.", _LIST_ALL) from error
+            raise UsageError(f"{where}: {error}.", _LIST_ALL) from error
         other = layer.setdefault(action.dest, Setting(value, file or key, key))
         if other.value != value:
-            raise UsageError(f"{source}, {key}: {other.name} says the opposite.", _LIST_ALL)
+            raise UsageError(f"{where}: {other.name} says the opposite.", _LIST_ALL)
     for group in groups:
         names = [layer[d].name for d in dict.fromkeys(group) if d in layer and layer[d].value not in _NOT_SET]
         if len(names) > 1:

@@ -14,10 +14,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	if "$$p" -c "$(NEW_ENOUGH)" >/dev/null 2>&1; then command -v "$$p"; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types parity check bench options lock clean
+.PHONY: help demo test lint format types parity check installcheck bench options lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.ready ## read examples/pages into results.csv with the demo checkpoint
 	.venv/bin/mlx-chandra ocr --images-dir examples/pages --model demo --output results.csv --overwrite
@@ -41,6 +41,15 @@ parity: .venv-check/.ready ## compare with transformers and mlx-vlm, live
 	.venv-check/bin/python -m pytest -m parity -rs --no-skips $(PYTEST_ARGS)
 
 check: lint types parity ## lint, types and parity
+
+# Outside of the checkout and without the locks: what pip resolves today is what a user gets.
+installcheck: ## install as a user does, in a new environment elsewhere, and read one page
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && unset PYTHONPATH && \
+	"$(PYTHON)" -m venv "$$folder/venv" && \
+	"$$folder/venv/bin/python" $(PIP_INSTALL) "$(CURDIR)[cpu]" && \
+	cp examples/pages/label.png "$$folder" && cd "$$folder" && \
+	venv/bin/mlx-chandra ocr label.png --model demo --output results.csv && \
+	grep -q ',ok,' results.csv
 
 bench: .venv-bench/.ready ## engines side by side on this machine, with the demo checkpoint
 	.venv-bench/bin/python -m benchmarks.run --workload WD $(or $(BENCH_ARGS),--pages 4)

@@ -150,7 +150,7 @@ def test_a_switch_of_the_file_can_be_taken_back(
         ("output = 5", ["output: must be a text in quotes"]),
         ("resume = 1", ["resume: must be true or false"]),
         ('paths = "a.png"', ["paths: must be a list of texts"]),
-        ('prompt-type = "other"', ["'other' is none of ocr_layout, ocr"]),
+        ('prompt-type = "other"', ["prompt-type: invalid choice: 'other' (choose from"]),
         ("resume = true\noverwrite = true", ["'run.toml' sets resume and overwrite"]),
         ('paths = ["a"]\nmanifest = "b"', ["'run.toml' sets paths and manifest"]),
         ('config = "other.toml"', ["sets 'config', which is no option that a file can set"]),
@@ -177,9 +177,9 @@ def test_a_file_that_is_not_there_or_not_utf8_is_said(capsys: pytest.CaptureFixt
     ("variable", "value", "said"),
     [
         ("MLX_CHANDRA_MAX_TOKEN", "5", "Did you mean MLX_CHANDRA_MAX_TOKENS?"),
-        ("MLX_CHANDRA_MAX_TOKENS", "many", "MLX_CHANDRA_MAX_TOKENS: 'many' is not a whole number"),
+        ("MLX_CHANDRA_MAX_TOKENS", "many", "variable MLX_CHANDRA_MAX_TOKENS: 'many' is not a whole number"),
         ("MLX_CHANDRA_RESUME", "maybe", "MLX_CHANDRA_RESUME: must be one of 1, true, yes, on, 0"),
-        ("MLX_CHANDRA_PROMPT_TYPE", "x", "'x' is none of ocr_layout, ocr"),
+        ("MLX_CHANDRA_PROMPT_TYPE", "x", "MLX_CHANDRA_PROMPT_TYPE: invalid choice: 'x' (choose from"),
     ],
 )
 def test_a_wrong_variable_is_wrong_usage_that_names_it(

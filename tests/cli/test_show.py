@@ -1,12 +1,15 @@
 """`mlx-chandra show` prints one line a page that fits the screen."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mlx_chandra.cli.main import main
 from mlx_chandra.cli.show import first_words
+from tests.cli.program import environment
 
 
 def table(path: Path, rows: list[list[str]]) -> str:
@@ -63,3 +66,25 @@ def test_a_file_that_is_no_table_of_results_is_wrong_usage(
         path.write_text(content)
     assert main(["show", str(path)]) == 2
     assert str(path) in capsys.readouterr().err
+
+
+def test_a_long_table_is_printed_line_by_line_and_may_be_cut_off(tmp_path: Path) -> None:
+    rows = [[f"/in/{number:06}.png", "ok", "<p>" + "word " * 400 + "</p>"] for number in range(20_000)]
+    rows.append(["/elsewhere/at-the-end.png", "error:missing: there is no such file", ""])
+    path = table(tmp_path / "r.csv", rows)
+    measured = (
+        "import resource, subprocess, sys\n"
+        "done = subprocess.run([sys.executable, '-m', 'mlx_chandra', 'show', sys.argv[1]], stdout=-1)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
+        "print(done.stdout.count(b'\\n'), used >> (20 if sys.platform == 'darwin' else 10))\n"
+    )
+    whole = subprocess.run(
+        [sys.executable, "-c", measured, path], env=environment(), capture_output=True, text=True, check=True
+    )
+    lines, megabytes = map(int, whole.stdout.split())
+    assert (lines, megabytes < 40) == (20_001, True)
+    shell = f"'{sys.executable}' -m mlx_chandra show '{path}' | head -1; echo ${{PIPESTATUS[0]}}"
+    cut = subprocess.run(["bash", "-c", shell], env=environment(), capture_output=True, text=True, check=True)
+    assert cut.stdout.splitlines() == [cut.stdout.splitlines()[0], "0"]
+    assert cut.stdout.startswith("000000.png  ok  word word")
+    assert cut.stderr == ""

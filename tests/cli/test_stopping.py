@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import command, environment, make_page, popen, read, start
+from tests.documents.pdf_files import make_pdf
 from tests.fakes import Answer, Script
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -108,3 +109,56 @@ def test_a_terminal_that_is_gone_does_not_keep_the_second_signal_from_being_hear
     assert running.poll() is None
     running.send_signal(signal.SIGINT)
     assert running.wait(timeout=2) == 130
+
+
+@pytest.mark.parametrize(("signals", "limit"), [(1, 1.0), (2, 60.0)])
+def test_a_stopped_program_ends_though_a_page_is_drawn_without_end(
+    tmp_path: Path, signals: int, limit: float
+) -> None:
+    path = make_pdf(tmp_path / "a.pdf", "1 0 0")
+    drawing = (
+        "import sys, threading, time\n"
+        "from mlx_chandra.cli import stopping as module\n"
+        "from mlx_chandra.documents import pdf\n"
+        "module.SECONDS_TO_LEAVE = float(sys.argv[2])\n"
+        "opened = pdf.PdfFile(sys.argv[1], None, 10**9)\n"
+        "def without_end():\n"
+        "    with pdf._PDFIUM:\n"
+        "        time.sleep(600)\n"
+        "stopping = module.Stopping()\n"
+        "with stopping.on_signals():\n"
+        "    stopping.gently()\n"
+        "    threading.Thread(target=without_end, daemon=True).start()\n"
+        "    print('ready', flush=True)\n"
+        "    stopping.event.wait()\n"
+        "    print('the summary')\n"
+        "raise SystemExit(130)\n"
+    )
+    running = popen([sys.executable, "-c", drawing, str(path), str(limit)])
+    assert running.stdout is not None
+    running.stdout.readline()
+    for _ in range(signals):
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    said, complained = running.communicate(timeout=30)
+    assert (running.returncode, said) == (130, "the summary\n")
+    assert complained.strip().startswith("Stopping:")
+    assert "Traceback" not in complained
+
+
+def test_a_program_that_ends_with_an_error_does_not_wait_for_a_page_that_is_drawn_without_end(
+    tmp_path: Path,
+) -> None:
+    path = make_pdf(tmp_path / "a.pdf", "1 0 0")
+    drawing = (
+        "import sys, threading, time\n"
+        "from mlx_chandra.documents import pdf\n"
+        "pdf.SECONDS_TO_LEAVE = 0.3\n"
+        "opened = pdf.PdfFile(sys.argv[1], None, 10**9)\n"
+        "threading.Thread(target=lambda: pdf._PDFIUM.acquire() and time.sleep(600), daemon=True).start()\n"
+        "print('the summary')\n"
+        "raise SystemExit(1)\n"
+    )
+    running = popen([sys.executable, "-c", drawing, str(path)])
+    assert running.communicate(timeout=30) == ("the summary\n", "")
+    assert running.returncode == 1

@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,32 @@ def test_a_manifest_on_standard_input_is_looked_up_from_here_and_can_be_read_aga
         assert [document.below for document in manifest] == ["", "sub"]
     with pytest.raises(UsageError, match="standard input is in UTF-16"):
         Manifest.from_stream(io.BytesIO("a.png".encode("utf-16")))
+
+
+def test_comments_are_skipped_and_a_path_in_front_names_a_file_that_begins_so(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("# scans of May\na.png\n#b.png\n./#b.png\n #c.png\n")
+    names = [os.path.basename(path) for path in manifest_paths(tmp_path / "list.txt")]
+    assert names == ["a.png", "#b.png", " #c.png"]
+
+
+def test_what_find_lists_with_nul_is_read_with_line_ends_in_names(tmp_path: Path) -> None:
+    for end in (b"\0", b""):
+        (tmp_path / "list.txt").write_bytes(b"./a.png\0./new\nline.png\0#b.png" + end)
+        names = [os.path.basename(path) for path in manifest_paths(tmp_path / "list.txt")]
+        assert names == ["a.png", "new\nline.png", "#b.png"]
+
+
+def test_a_pipe_is_read_once_and_its_paths_are_looked_up_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ours, its = os.pipe()  # as a shell's <(...) gives one
+    lines = "".join(f"{number}.png\n" for number in range(9000))  # more than a pipe holds
+    writing = threading.Thread(target=lambda: os.fdopen(its, "w").write(lines))
+    writing.start()
+    manifest = Manifest.at(f"/dev/fd/{ours}", tree=True)
+    os.close(ours)
+    writing.join()
+    for _ in range(2):
+        paths = [document.path for document in manifest]
+        assert (len(paths), paths[-1]) == (9000, str(tmp_path / "8999.png"))

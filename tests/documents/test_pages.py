@@ -84,9 +84,9 @@ def test_a_document_that_cannot_be_opened_is_one_page_with_the_error(
 
 def test_a_missing_document_and_one_with_an_error_are_one_page_with_it(tmp_path: Path) -> None:
     assert error_of(tmp_path / "gone.pdf").kind == "missing"
-    known = PageError("broken-link", "it leads nowhere")
-    (page,) = pages_of(Document("/a.pdf", "", "a", known), Reading())
-    assert (page.path, page.error) == ("/a.pdf", known)
+    error = PageError("broken-link", "it leads nowhere")
+    (page,) = pages_of(Document("/a.pdf", "", "a", error), Reading())
+    assert (page.path, page.error) == ("/a.pdf", error)
 
 
 def test_the_password_opens_what_is_locked(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The options that name a checkpoint: the same for every command that loads one."""
+"""Adds the options that name a checkpoint, alike for every command that loads one."""
 
 import argparse
 

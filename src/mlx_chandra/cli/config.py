@@ -1,7 +1,8 @@
-"""Where an option's value comes from: the command line, the environment, a file, or else its default.
+"""What each option is set to: by the command line, the environment, the file of --config, or its default.
 
-The stronger source wins, in this order. Where two options exclude each other, the one from the stronger
-source holds and the other one is set aside; from one and the same source, they are wrong usage.
+The stronger source wins, in this order. Of two options that exclude each other, the one from the stronger
+source holds. Both from one source are wrong usage. A value from the environment or a file becomes arguments
+that argparse reads, so an option is declared once, and its type and choices hold wherever it is set.
 """
 
 import argparse
@@ -9,61 +10,47 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlx_chandra.cli.options import PREFIX, Option, Value, options_of
 from mlx_chandra.errors import UsageError
 
 LAYERED = ("ocr", "bench")
-"""The commands that hear environment variables; only ocr takes a file, too."""
-COMMAND_LINE, DEFAULT = "command line", "default"
+"""The commands whose options have environment variables. Only ocr has --config too."""
 OTHER_VARIABLES = frozenset({"MLX_CHANDRA_OPENBLAS", "MLX_CHANDRA_CACHE"})
-"""Variables of the program that stand for no option."""
+"""Variables of the program that set no option."""
+DEFAULT, COMMAND_LINE, ENVIRONMENT = "default", "command line", "The environment"
 
-_UNSET: tuple[Value, ...] = (None, False, [])
+_PREFIX = "MLX_CHANDRA_"
+_PATHS = ("CSV", "DIR", "FILE", "PATH")  # metavars of options that take a path
+_COMMA_LISTS = ("LIST", "RANGES")  # metavars of options that take a list with commas
+_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_NOT_SET: tuple[object, ...] = (None, False, [])
 _LIST_ALL = "`mlx-chandra ocr --help` lists all options."
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What one source says. `origin` is how the source is called, `values` are by dest."""
-
-    origin: str
-    values: Mapping[str, tuple[Option, Value]]
-
-
-@dataclass(frozen=True)
 class Setting:
-    """What holds for one option, and where that comes from."""
+    """An option's value. `origin` is where it comes from, `name` what the option is called there."""
 
-    value: Value
+    value: object
     origin: str
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """An option that a source sets, and the stronger option that makes it void."""
-
-    option: Option
-    origin: str
-    stronger: str
-    stronger_origin: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What holds, by dest. `file` is the full path of the file, None where there is none."""
+    """Each option's setting by dest; for options that aren't used, why; the full path of the file, if any."""
 
     settings: Mapping[str, Setting]
-    set_aside: Sequence[SetAside]
+    set_aside: Mapping[str, str]
     file: str | None
 
     def into(self, arguments: argparse.Namespace) -> argparse.Namespace:
-        """The same arguments with what holds."""
-        held = {dest: setting.value for dest, setting in self.settings.items()}
-        return argparse.Namespace(**vars(arguments) | held)
+        """The same arguments with these settings."""
+        values = {dest: setting.value for dest, setting in self.settings.items()}
+        return argparse.Namespace(**vars(arguments) | values)
 
 
 def add_to(group: "argparse._ArgumentGroup") -> None:
-    """Adds the options to a command."""
+    """Adds --config and --show-config to a command."""
     group.add_argument(
         "--config", metavar="FILE", help="options from a TOML file, such as max-tokens = 4096; others win"
     )
@@ -74,6 +61,39 @@ def add_to(group: "argparse._ArgumentGroup") -> None:
     )
 
 
+def options_of(command: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """All options of a command by their long names without the dashes, in the order of its help."""
+    found: dict[str, argparse.Action] = {}
+    for action in command._actions:
+        if not isinstance(action, argparse._HelpAction | argparse._VersionAction):
+            names = [text[2:] for text in action.option_strings if text.startswith("--")]
+            found |= dict.fromkeys(names or [action.dest], action)
+    return found
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of an option: `MLX_CHANDRA_MAX_TOKENS` for `max-tokens`."""
+    return _PREFIX + name.upper().replace("-", "_")
+
+
+def is_path(action: argparse.Action, text: str) -> bool:
+    """Whether the text is a path on the disk. A model is one where it begins with `.`, `~` or `/`."""
+    return text != "-" and (
+        action.metavar in _PATHS or (action.dest == "model" and text[:1] in (".", "~", "/"))
+    )
+
+
+def check_variables(commands: Iterable[argparse.ArgumentParser], environment: Mapping[str, str]) -> None:
+    """Raises UsageError for a variable with our prefix that no option of any command has."""
+    ours = {variable_of(name) for command in commands for name in options_of(command)}
+    for variable in sorted(environment):
+        if variable.startswith(_PREFIX) and variable not in ours | OTHER_VARIABLES:
+            raise UsageError(
+                f"The environment variable {variable} stands for no option.",
+                f"{_did_you_mean(variable, ours)}Take it away, or correct its name. {_LIST_ALL}",
+            )
+
+
 def resolve(
     program: argparse.ArgumentParser,
     command: argparse.ArgumentParser,
@@ -81,162 +101,164 @@ def resolve(
     environment: Mapping[str, str],
     apart: Iterable[Sequence[str]] = (),
 ) -> Config:
-    """What holds of all that is said.
+    """Puts the sources together. `program` has parsed `argv` for `command` before, without an error.
 
-    Args:
-        program: Has taken `argv` before, so it is known to be right. Its parsers are used up: they have no
-            defaults any more.
-        command: The part of the program that the arguments are for.
-        argv: As for `program`.
-        environment: All variables; those that begin with MLX_CHANDRA_ count.
-        apart: Dests of which only one may be set, besides those that argparse knows of.
-
-    Raises:
-        UsageError: A source says what it can't say; it is named, and so is what is wrong.
+    `apart` holds dests of which only one may be set, besides argparse's exclusive groups. Raises UsageError
+    for an unknown option, a wrong value, or two options of one source that exclude each other.
     """
     options = options_of(command)
-    defaults = {option.dest: command.get_default(option.dest) for option in options.values()}
-    exclusive = [*_groups(command), *apart]
-    layers = [_given(program, command, argv, options), _environment(options, environment)]
-    chosen = next((layer.values["config"] for layer in layers if "config" in layer.values), None)
-    file = None if chosen is None else os.path.abspath(str(chosen[1]))
-    if file is not None:
-        layers.append(_file(options, str(chosen[1]) if chosen else "", file))
-    for layer in layers[1:]:
-        _check(layer, exclusive)
-    settings, aside = _merged(layers, exclusive)
-    held = {dest: settings.get(dest, Setting(value, DEFAULT)) for dest, value in defaults.items()}
-    return Config(held, aside, file)
-
-
-def check_variables(commands: Iterable[argparse.ArgumentParser], environment: Mapping[str, str]) -> None:
-    """Raises UsageError for a variable that looks like ours and stands for no option of any command."""
-    known = {option.variable for command in commands for option in options_of(command).values()}
-    for variable in sorted(environment):
-        if variable.startswith(PREFIX) and variable not in known | OTHER_VARIABLES:
-            raise UsageError(
-                f"The environment variable {variable} stands for no option.",
-                f"{_meant(variable, known)}Take it away, or correct its name. {_LIST_ALL}",
-            )
-
-
-def _groups(command: argparse.ArgumentParser) -> list[Sequence[str]]:
-    groups = [
-        tuple(dict.fromkeys(action.dest for action in group._group_actions))
-        for group in command._mutually_exclusive_groups
-    ]
-    return [group for group in groups if len(group) > 1]
+    groups = [*apart, *([a.dest for a in g._group_actions] for g in command._mutually_exclusive_groups)]
+    defaults = {action.dest: Setting(action.default, DEFAULT) for action in options.values()}
+    given = _given(program, command, argv)
+    texts = {name: environment.get(variable_of(name)) for name in options}
+    variables = {variable_of(name): (name, text) for name, text in texts.items() if text}
+    layers = [given, _layer(command, groups, ENVIRONMENT, "", variables)]
+    path = next((str(layer["config"].value) for layer in layers if "config" in layer), None)
+    if path is not None:
+        said = _read(path, list(options))
+        layers.append(_layer(command, groups, f"The config file {path!r}", path, said))
+    settings, set_aside = _merged(layers, groups)
+    return Config(defaults | settings, set_aside, path and os.path.abspath(path))
 
 
 def _given(
-    program: argparse.ArgumentParser,
-    command: argparse.ArgumentParser,
-    argv: Sequence[str] | None,
-    options: Mapping[str, Option],
-) -> Layer:
-    """What the command line says: parsed once more, without defaults, only what was given is there."""
+    program: argparse.ArgumentParser, command: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> dict[str, Setting]:
+    """What the command line sets: what is there when it is parsed without defaults."""
     for action in command._actions:
         action.default = argparse.SUPPRESS
     given = vars(program.parse_args(argv))
-    named = {option.dest: option for option in options.values() if option.is_first}
-    return Layer(COMMAND_LINE, {dest: (named[dest], given[dest]) for dest in named if dest in given})
+    return {a.dest: Setting(given[a.dest], COMMAND_LINE) for a in command._actions if a.dest in given}
 
 
-def _environment(options: Mapping[str, Option], environment: Mapping[str, str]) -> Layer:
-    values: dict[str, tuple[Option, Value]] = {}
-    for option in options.values():
-        text = environment.get(option.variable)
-        if not text:  # an empty variable is how many scripts say that there is none
-            continue
-        try:
-            _put(values, option, option.from_text(text))
-        except ValueError as error:
-            raise UsageError(f"The environment variable {option.variable}: {error}.", _LIST_ALL) from error
-    return Layer("environment", values)
-
-
-def _file(options: Mapping[str, Option], path: str, full_path: str) -> Layer:
-    """What the file at `path`, as it was named, says."""
+def _read(path: str, options: Sequence[str]) -> dict[str, tuple[str, object]]:
+    """The option and the value of each key of a TOML file. Raises UsageError."""
     import tomllib
 
     try:
-        with open(full_path, "rb") as file:
+        with open(path, "rb") as file:
             content = tomllib.load(file)
     except OSError as error:
         raise UsageError(f"The config file {path!r} can't be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         remedy = 'A line sets one option, such as max-tokens = 4096 or output = "results.csv".'
         raise UsageError(f"The config file {path!r} is no TOML: {error}.", remedy) from error
-    values: dict[str, tuple[Option, Value]] = {}
     for key, value in content.items():
-        option = options.get(key.replace("_", "-"))
-        if option is None or option.name == "config":
-            raise _unknown_key(key, value, path, [name for name in options if name != "config"])
-        try:
-            _put(values, option, option.from_toml(value, os.path.dirname(full_path)))
-        except ValueError as error:
-            raise UsageError(f"The config file {path!r}, {key}: {error}.", _LIST_ALL) from error
-    return Layer(path, values)
+        name = key.replace("_", "-")
+        if name not in options or name == "config":
+            hint = f"{_did_you_mean(name, options)}{_LIST_ALL}"
+            if isinstance(value, dict):
+                hint = "Options stand at its top, not in tables such as [ocr]."
+            raise UsageError(
+                f"The config file {path!r} sets {key!r}, which is no option that a file can set.", hint
+            )
+    return {key: (key.replace("_", "-"), value) for key, value in content.items()}
 
 
-def _unknown_key(key: str, value: object, path: str, known: Sequence[str]) -> UsageError:
-    message = f"The config file {path!r} sets {key!r}, which is no option that a file can set."
-    if isinstance(value, dict):
-        return UsageError(message, "Options stand at its top, not in tables such as [ocr].")
-    return UsageError(message, f"{_meant(key.replace('_', '-'), known)}{_LIST_ALL}")
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    """Did you mean ...? Empty where nothing is like it."""
+def _did_you_mean(word: str, names: Iterable[str]) -> str:
     import difflib
 
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, list(names), n=1)
     return f"Did you mean {close[0]}? " if close else ""
 
 
-def _put(values: dict[str, tuple[Option, Value]], option: Option, value: Value) -> None:
-    other = values.get(option.dest)
-    if other is not None and other[1] != value:
-        raise ValueError(f"{other[0].name} says the opposite")
-    values[option.dest] = (option, value)
+def _layer(
+    command: argparse.ArgumentParser,
+    groups: Sequence[Sequence[str]],
+    source: str,
+    file: str,
+    said: Mapping[str, tuple[str, object]],
+) -> dict[str, Setting]:
+    """The settings of a file, or of the environment where `file` is empty. Raises UsageError.
 
-
-def _check(layer: Layer, exclusive: Iterable[Sequence[str]]) -> None:
-    """Raises UsageError where one source sets two options that exclude each other."""
-    for group in exclusive:
-        names = [layer.values[dest][0] for dest in group if _is_set(layer.values.get(dest))]
+    `said` has the name of the option and its value by the source's own name for it.
+    """
+    layer: dict[str, Setting] = {}
+    for key, (name, value) in said.items():
+        action = options_of(command)[name]
+        where = f"{source}, {key}" if file else f"The environment variable {key}"
+        try:
+            value = _from_toml(action, value, file) if file else _from_variable(action, str(value))
+            value = value if isinstance(value, bool) else _parsed(command, name, value)
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}.", _LIST_ALL) from error
+        other = layer.setdefault(action.dest, Setting(value, file or key, key))
+        if other.value != value:
+            raise UsageError(f"{where}: {other.name} says the opposite.", _LIST_ALL)
+    for group in groups:
+        names = [layer[d].name for d in dict.fromkeys(group) if d in layer and layer[d].value not in _NOT_SET]
         if len(names) > 1:
-            both = " and ".join(o.variable if layer.origin == "environment" else o.name for o in names)
-            where = (
-                "The environment" if layer.origin == "environment" else f"The config file {layer.origin!r}"
-            )
-            raise UsageError(f"{where} sets {both}, of which only one can hold.", "Take the others away.")
+            both = " and ".join(names)
+            raise UsageError(f"{source} sets {both}, of which only one can hold.", "Take the others away.")
+    return layer
 
 
-def _is_set(item: tuple[Option, Value] | None) -> bool:
-    return item is not None and item[1] not in _UNSET
+def _is_list(action: argparse.Action) -> bool:
+    return action.nargs in ("*", "+") or isinstance(action, argparse._AppendAction)
+
+
+def _from_variable(action: argparse.Action, text: str) -> bool | list[str]:
+    """What a switch is set to, or the texts for argparse. Raises ValueError."""
+    if action.nargs != 0:
+        return [part for part in text.split(os.pathsep) if part] if _is_list(action) else [text]
+    if text.lower() not in _ON + _OFF:
+        raise ValueError(f"must be one of {', '.join(_ON + _OFF)}")
+    return bool(action.const) is (text.lower() in _ON)
+
+
+def _from_toml(action: argparse.Action, value: object, file: str) -> bool | list[str]:
+    """What a switch is set to, or the texts for argparse, relative paths from the file's folder."""
+    is_texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ValueError("must be true or false")
+        return bool(action.const) is value
+    if _is_list(action) and not is_texts:
+        raise ValueError('must be a list of texts, ["...", "..."]')
+    if isinstance(value, list) and is_texts and (_is_list(action) or action.metavar in _COMMA_LISTS):
+        texts = value if _is_list(action) else [",".join(value)]
+    elif isinstance(value, str) or (type(value) is int and action.type is not None):
+        texts = [str(value)]
+    else:
+        raise ValueError("must be a whole number" if action.type else "must be a text in quotes")
+    folder = os.path.dirname(os.path.abspath(file))
+    return [_seen_from(folder, text, _is_list(action)) if is_path(action, text) else text for text in texts]
+
+
+def _seen_from(folder: str, text: str, may_be_pattern: bool) -> str:
+    import glob
+
+    path = os.path.join(folder, os.path.expanduser(text))
+    if may_be_pattern and glob.has_magic(text) and not os.path.lexists(path):
+        return os.path.join(glob.escape(folder), os.path.expanduser(text))
+    return path
+
+
+def _parsed(command: argparse.ArgumentParser, name: str, texts: Sequence[str]) -> object:
+    """What argparse makes of an option's texts. Raises ValueError."""
+    action = options_of(command)[name]
+    command.exit_on_error = False
+    words = [f"--{name}={text}" for text in texts] if action.option_strings else ["--", *texts]
+    try:
+        return vars(command.parse_args(words)).get(action.dest)
+    except argparse.ArgumentError as error:
+        raise ValueError(error.message) from error
 
 
 def _merged(
-    layers: Iterable[Layer], exclusive: Sequence[Sequence[str]]
-) -> tuple[dict[str, Setting], list[SetAside]]:
-    """What the layers say together, the strongest first."""
+    layers: Iterable[Mapping[str, Setting]], groups: Sequence[Sequence[str]]
+) -> tuple[dict[str, Setting], dict[str, str]]:
+    """The layers on top of each other, the strongest first, and what a stronger rival sets aside."""
     settings: dict[str, Setting] = {}
-    aside: list[SetAside] = []
+    set_aside: dict[str, str] = {}
     for layer in layers:
-        new: dict[str, Setting] = {}
-        for dest, (option, value) in layer.values.items():
-            rivals = [other for group in exclusive if dest in group for other in group if other != dest]
-            rival = next((o for o in rivals if o in settings and settings[o].value not in _UNSET), None)
-            if dest in settings:
-                continue
-            if rival is not None and value not in _UNSET:
-                aside.append(SetAside(option, _origin(layer, option), rival, settings[rival].origin))
+        stronger = {dest: held.origin for dest, held in settings.items() if held.value not in _NOT_SET}
+        for dest, setting in layer.items():
+            rivals = [other for group in groups if dest in group for other in group if other != dest]
+            rival = next((other for other in rivals if other in stronger), None)
+            if rival is not None and setting.value not in _NOT_SET and dest not in settings:
+                winner = f"{rival.replace('_', '-')} ({stronger[rival]})"
+                set_aside[dest] = f"set aside: {setting.origin} sets it, {winner} is stronger"
             else:
-                new[dest] = Setting(value, _origin(layer, option))
-        settings |= new
-    return settings, aside
-
-
-def _origin(layer: Layer, option: Option) -> str:
-    return option.variable if layer.origin == "environment" else layer.origin
+                settings.setdefault(dest, setting)
+    return settings, set_aside

@@ -1,4 +1,4 @@
-"""The options that say what is read, and what they lead to."""
+"""Adds the options that say what is read, and finds the documents that they name."""
 
 import argparse
 import sys
@@ -32,7 +32,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )
     named.add_argument("--images-dir", metavar="DIR", help="all PDF and image files below DIR")
     named.add_argument(
-        "--manifest", metavar="FILE", help="the files that FILE names, one path a line; -: standard input"
+        "--manifest",
+        metavar="FILE",
+        help="the files that FILE names, one path a line, or as `find -print0` lists them; a line with # at "
+        "its start is a comment, ./#a.png a file; -: standard input",
     )
     pages = parser.add_argument_group("pages")
     pages.add_argument(

@@ -1,4 +1,4 @@
-"""Numbers in options and in what is said: types for argparse, and how many there are of something."""
+"""Reads numbers in options, and writes counts of things."""
 
 import argparse
 import contextlib

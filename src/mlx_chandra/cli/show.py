@@ -3,26 +3,31 @@
 import argparse
 import csv
 import html
+import itertools
 import os
 import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
+_HEADER = ["image_path", "status", "ocr_text"]
+_SAMPLE = 300  # rows from which the columns' widths are taken
 _LEAST_WORDS = 20  # columns
 _ENOUGH_TEXT = 4000  # characters that surely hold the first words
 _TAG = re.compile(r"<[^<>]*>")
 
 
-@dataclass(frozen=True)
-class _Line:
-    page: str
-    status: str
-    words: str
+class _Widths(NamedTuple):
+    """Columns on the screen, and the folder that page names are seen from."""
+
+    page: int
+    status: int
+    line: int
+    folder: str
 
 
 def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -36,27 +41,18 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the table; returns the exit status. Raises UsageError when it isn't a results file."""
-    lines = _read(arguments.results)
+    """Prints a line a page as the file is read; returns the exit status. Raises UsageError."""
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-    for line in columns(lines, width):
-        print(line)
-    sys.stdout.flush()
+    rows = _rows(arguments.results)
+    first = list(itertools.islice(rows, _SAMPLE))
+    widths = _widths(first, width)
+    try:
+        for row in itertools.chain(first, rows):
+            print(_line(row, widths))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def columns(lines: "Sequence[_Line]", width: int) -> list[str]:
-    """The lines in three columns that fit `width`; a long name loses its front, long words their end."""
-    longest_page = max((_width(line.page) for line in lines), default=0)
-    longest_status = max((_width(line.status) for line in lines), default=0)
-    status = min(longest_status, max(width // 4, 8))
-    page = min(longest_page, max(width - status - _LEAST_WORDS - 4, 12))
-    shown = []
-    for line in lines:
-        name = line.page if _width(line.page) <= page else "…" + _cut(line.page[::-1], page - 1)[::-1]
-        start = f"{_padded(name, page)}  {_padded(_shortened(line.status, status), status)}  "
-        shown.append((start + _shortened(line.words, max(width - _width(start), 0))).rstrip())
-    return shown
 
 
 def first_words(text: str) -> str:
@@ -64,37 +60,60 @@ def first_words(text: str) -> str:
     return " ".join(html.unescape(_TAG.sub(" ", text)).split())
 
 
-def _read(path: str) -> list[_Line]:
+def _rows(path: str) -> Iterator[Sequence[str]]:
+    """Path, status and text of each row, one at a time. Raises UsageError when it isn't a results file."""
     from mlx_chandra.errors import UsageError
-    from mlx_chandra.outputs.rows import COLUMNS
 
     csv.field_size_limit(1 << 30)  # a page's text may be longer than the module's default allows
     try:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             rows = csv.reader(file)
-            if tuple(next(rows, [])) != COLUMNS:
-                wanted = f"Its first line should be {','.join(COLUMNS)}."
-                raise UsageError(f"{path} is no results file.", wanted)
-            whole = [row for row in rows if len(row) == len(COLUMNS)]
+            if next(rows, []) != _HEADER:
+                raise UsageError(
+                    f"{path} is no results file.", f"Its first line should be {','.join(_HEADER)}."
+                )
+            yield from (row for row in rows if len(row) == len(_HEADER))
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}.") from error
-    folders = [os.path.dirname(row[0]) for row in whole if os.path.isabs(row[0])]
-    common = os.path.commonpath(folders) if len(folders) == len(whole) and folders else ""
-    return [_line(row[0], row[1], row[2], common) for row in whole]
 
 
-def _line(path: str, status: str, text: str, common: str) -> _Line:
-    page = os.path.relpath(path, common) if common else path
-    return _Line(_one_line(page), _one_line(status), _one_line(first_words(text[:_ENOUGH_TEXT])))
+def _widths(rows: Sequence[Sequence[str]], line: int) -> _Widths:
+    """The widths of three columns that fit `line`."""
+    folders = [os.path.dirname(path) for path, _, _ in rows if os.path.isabs(path)]
+    folder = os.path.commonpath(folders) if folders and len(folders) == len(rows) else ""
+    status = min(_longest(status for _, status, _ in rows), max(line // 4, 8))
+    page = _longest(_shown_page(path, folder) for path, _, _ in rows)
+    return _Widths(min(page, max(line - status - _LEAST_WORDS - 4, 12)), status, line, folder)
 
 
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else "�" for c in text)
+def _line(row: Sequence[str], widths: _Widths) -> str:
+    """The row in columns. A long name loses its front, a long status and long words their end."""
+    path, status, text = row
+    page = _shown_page(path, widths.folder)
+    if _width(page) > widths.page:
+        page = "…" + _cut(page[::-1], widths.page - 1)[::-1]
+    status = _shortened(_printable(status), widths.status)
+    start = f"{_padded(page, widths.page)}  {_padded(status, widths.status)}  "
+    words = _printable(first_words(text[:_ENOUGH_TEXT]))
+    return (start + _shortened(words, max(widths.line - _width(start), 0))).rstrip()
+
+
+def _shown_page(path: str, folder: str) -> str:
+    inside = folder and path.startswith(folder.rstrip("/") + "/")
+    return _printable(os.path.relpath(path, folder) if inside else path)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _longest(texts: Iterable[str]) -> int:
+    return max(map(_width, texts), default=0)
 
 
 def _width(text: str) -> int:
     """Columns on a terminal: East Asian wide characters and emoji take two, combining marks none."""
-    return sum(_columns(c) for c in text)
+    return len(text) if text.isascii() else sum(map(_columns, text))
 
 
 def _columns(character: str) -> int:
@@ -104,12 +123,8 @@ def _columns(character: str) -> int:
 
 
 def _cut(text: str, width: int) -> str:
-    used = 0
-    for place, character in enumerate(text):
-        used += _columns(character)
-        if used > width:
-            return text[:place]
-    return text
+    used = itertools.accumulate(map(_columns, text))
+    return text[: sum(1 for _ in itertools.takewhile(lambda total: total <= width, used))]
 
 
 def _shortened(text: str, width: int) -> str:

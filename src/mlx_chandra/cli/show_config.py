@@ -1,14 +1,12 @@
-"""What `--show-config` prints: every option, its value and where that comes from; --config reads it."""
+"""What `--show-config` prints: every option, its value and where that comes from, as a file for --config."""
 
 import argparse
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
 
 from mlx_chandra import __version__
-from mlx_chandra.cli.config import DEFAULT, Config
-from mlx_chandra.cli.options import Option, Value, options_of
+from mlx_chandra.cli.config import DEFAULT, Config, is_path, options_of
 
 _NOT_SHOWN = ("config", "show_config")  # they are about this file itself
 _DEFAULT_IN_HELP = re.compile(r"\(default: (.+)\)")
@@ -16,76 +14,50 @@ _DEFAULT_IN_HELP = re.compile(r"\(default: (.+)\)")
 
 def config_lines(command: argparse.ArgumentParser, config: Config) -> list[str]:
     """The lines of the file, grouped as the command's help is. A password is said to be set, never shown."""
-    aside = {item.option.dest: item for item in config.set_aside}
     lines = [
         f"# The options of `mlx-chandra ocr`, {__version__}, and where each comes from.",
-        f"# Config file: {_printable(config.file)}" if config.file else "# Config file: none",
+        f"# Config file: {_printable(config.file or 'none')}",
     ]
-    for title, options in _groups(command):
-        lines += ["", f"# {title}"]
-        for option in options:
-            setting = config.settings[option.dest]
-            origin = _origin(option, setting.value, setting.origin)
-            if option.dest in aside:
-                item = aside[option.dest]
-                stronger = f"{item.stronger.replace('_', '-')} ({item.stronger_origin})"
-                origin = f"set aside: {item.origin} sets it, {stronger} is stronger"
-            line = _line(option, setting.value)
-            if setting.origin == DEFAULT:
-                line = f"# {line.removeprefix('# ')}"  # a default need not be said, and so excludes nothing
-            lines.append(f"{line}  # {_printable(origin)}")
+    names = {action.dest: name for name, action in reversed(options_of(command).items())}
+    for group in command._action_groups:
+        dests = dict.fromkeys(action.dest for action in group._group_actions if action.dest in names)
+        shown = [_line(names[d], group, config, d) for d in dests if d not in _NOT_SHOWN]
+        lines += ["", f"# {group.title}", *shown] if shown else []
     return lines
 
 
-def _groups(command: argparse.ArgumentParser) -> Iterator[tuple[str, Sequence[Option]]]:
-    every = [option for option in options_of(command).values() if option.is_first]
-    for group in command._action_groups:
-        options = [o for o in every if o.action in group._group_actions and o.dest not in _NOT_SHOWN]
-        if options:
-            yield str(group.title), options
+def _line(name: str, group: "argparse._ArgumentGroup", config: Config, dest: str) -> str:
+    """The option as TOML; as a comment where it is a default, not set, secret, or can't be written."""
+    action = next(action for action in group._group_actions if action.dest == dest)
+    value, origin = config.settings[dest].value, config.settings[dest].origin
+    written = "" if value is None or value == [] else _toml(_absolute(action, value))
+    is_comment = not written or dest == "password" or origin == DEFAULT
+    if not written:
+        default = _DEFAULT_IN_HELP.search(action.help or "")
+        origin += f": {default[1]}" if default else ": not set"
+    elif dest == "password":
+        written, origin = '"..."', f"{origin}; not shown"
+    elif any("\ud800" <= character <= "\udfff" for character in written):
+        written, is_comment, origin = "", True, f"{origin}; it isn't UTF-8, so it can't stand in a file"
+    line = f"{'# ' if is_comment else ''}{name} = {written}".rstrip()
+    return f"{line}  # {_printable(config.set_aside.get(dest, origin))}"
 
 
-def _line(option: Option, value: Value) -> str:
-    """The option as TOML; as a comment where it isn't set or can't be written down."""
-    if option.is_secret and value is not None:
-        return f'# {option.name} = "..."'
-    written = None if value is None or value == [] else _toml(_absolute(option, value))
-    return f"# {option.name} =" if written is None else f"{option.name} = {written}"
-
-
-def _origin(option: Option, value: Value, origin: str) -> str:
-    if option.is_secret and value is not None:
-        return f"{origin}; not shown"
-    if value is None or value == []:
-        said = _DEFAULT_IN_HELP.search(option.action.help or "")
-        return f"{origin}: {said[1]}" if said else f"{origin}: not set"
-    if origin != DEFAULT and _toml(value) is None:
-        return f"{origin}; it isn't UTF-8, so it can't stand in a file"
-    return origin
-
-
-def _absolute(option: Option, value: Value) -> Value:
-    """Places as full paths, for a file is read from its own folder."""
+def _absolute(action: argparse.Action, value: object) -> object:
+    """Full paths, because relative ones in a file are meant from the file's folder."""
     if isinstance(value, list):
-        return [_absolute(option, item) for item in value]
-    if not isinstance(value, str) or value == "-":
-        return value
-    is_folder = option.dest == "model" and value.startswith((".", "~", os.sep))
-    return os.path.abspath(os.path.expanduser(value)) if is_folder or option.is_place else value
+        return [_absolute(action, item) for item in value]
+    if isinstance(value, str) and is_path(action, value):
+        return os.path.abspath(os.path.expanduser(value))
+    return value
 
 
-def _toml(value: Value) -> str | None:
-    """The value as TOML writes it; None for text that TOML can't hold."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
+def _toml(value: object) -> str:
     if isinstance(value, list):
-        items = [_toml(item) for item in value]
-        return None if None in items else f"[{', '.join(item or '' for item in items)}]"
-    if not isinstance(value, str):
-        return str(value)
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        return None
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, bool | str):  # JSON's words for these are TOML's
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)
 
 
 def _printable(text: str) -> str:

@@ -1,1 +1,1 @@
-"""What the user points at, turned into page images. Knows nothing of models or of outputs."""
+"""Finds documents and opens their pages as pictures."""

@@ -1,4 +1,4 @@
-"""What a file holds, told without looking at it as a document: the hash of its bytes, its size and time."""
+"""Tells files apart without looking into them: the hash of their bytes, their size and time."""
 
 import hashlib
 import os
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from mlx_chandra.documents.image_files import open_regular
 from mlx_chandra.errors import PageError
-
-_PIECE = 1 << 20  # bytes read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +28,8 @@ def stamp_of(path: str) -> Stamp | None:
 
 def content_hash(path: str) -> str | None:
     """SHA-256 of the file's bytes, in hexadecimal; None for one that can't be read to its end."""
-    digest = hashlib.sha256()  # in hardware on Apple silicon and most else
     try:
         with open_regular(path) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, PageError):
         return None
-    return digest.hexdigest()

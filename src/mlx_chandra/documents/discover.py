@@ -1,8 +1,8 @@
 """Finds the documents of a folder tree, lazily and in a fixed order.
 
-A source (`Folder`, and `Manifest` and `Named` in the files beside) can be iterated again and again and gives
-the same documents as long as the disk stays the same. Nothing is opened here: how many pages a file has is
-`pages.pages_of`'s question.
+A source (`Folder`, and `Manifest` and `Named` in the files beside) can be iterated any number of times, and
+gives the same documents as long as the disk stays the same. Nothing is opened here; `pages.pages_of` counts
+pages.
 
 What a folder gives:
 - files whose name ends in one of `names.SUFFIXES`, in any letter case, in the order of their paths' bytes;
@@ -46,7 +46,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class _Place:
-    """A folder on the way: as the user sees it, as it really is, and seen from the top."""
+    """A folder of the tree: its path as the user sees it, its real path, and its path from the top."""
 
     path: str
     real: str
@@ -102,7 +102,7 @@ class _Walk:
         path = os.path.join(place.path, name)
         real = os.path.realpath(path) if is_link else os.path.join(place.real, name)
         if is_link and (_inside(real, self._real_root) or _inside(self._real_root, real)):
-            return None  # the walk comes there anyway, or is there already
+            return None  # inside the tree, or around it
         if not _inside(real, self._real_root) and not self._first_time(real):
             return None
         return _Place(path, real, os.path.join(place.below, name))
@@ -110,7 +110,7 @@ class _Walk:
     def _document(self, place: _Place, name: str, is_link: bool, kept: frozenset[str]) -> Document | None:
         document = Document(os.path.join(place.path, name), place.below, text_stem(name, kept))
         if not is_link:
-            in_tree = _inside(place.real, self._real_root)  # where the walk comes once only
+            in_tree = _inside(place.real, self._real_root)  # such folders are walked once only
             return document if in_tree or self._first_time(os.path.join(place.real, name)) else None
         if not os.path.exists(document.path):
             return replace(document, error=_broken_link(document.path))

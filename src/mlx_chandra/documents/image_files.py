@@ -1,7 +1,7 @@
 """Opens one image file as an upright RGB picture, or says why it can't be read.
 
-Nothing here changes the picture's size; that is processing's business. Of a file with several frames the
-first one is read; the others of a TIFF or GIF are `frames.py`'s business.
+The picture keeps its size; `processing` scales it. Of a file with several frames the first one is read;
+`frames.py` reads the others of a TIFF or GIF.
 """
 
 import os
@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from typing import TYPE_CHECKING, BinaryIO
 
 from mlx_chandra.errors import PageError
@@ -81,7 +82,7 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Opens a regular file; never waits on a pipe."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -178,12 +179,16 @@ def _unidentified(start: bytes) -> str:
 def _orientation(image: "Image") -> object:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # EXIF is the camera's note in the margin; the page is readable without it
+    except Exception:  # the page can be read without its EXIF
         return None
 
 
 def _upright(image: "Image", orientation: object) -> "Image":
-    """Turns and mirrors the picture as its EXIF orientation (2 to 8) asks; anything else is none."""
+    """Turns and mirrors the picture as its EXIF orientation (2 to 8) asks; anything else is none.
+
+    Not by ImageOps.exif_transpose: it also writes the rest of the EXIF anew, which raises for some damaged
+    EXIF, and it copies a picture that needs no turn.
+    """
     from PIL.Image import Transpose
 
     turns = {
@@ -202,7 +207,7 @@ def _upright(image: "Image", orientation: object) -> "Image":
 def _rgb(image: "Image") -> "Image":
     """Any of Pillow's modes as RGB, with white behind what is transparent."""
     if image.mode == "LAB":
-        return image.getchannel("L").convert("RGB")  # print is read by its lightness
+        return image.getchannel("L").convert("RGB")  # lightness is enough to read by
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -1,7 +1,8 @@
-"""Documents that are listed, one path a line, in a text file or in what another program writes."""
+"""Finds the documents that a list names, in a text file or in what another program writes."""
 
 import io
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -15,7 +16,9 @@ from mlx_chandra.errors import UsageError
 class Manifest:
     """The documents named in a text file, one path a line, in its order and each once.
 
-    A relative path is looked up from the manifest's folder, then from the working directory.
+    A relative path is looked up from the manifest's folder, then from the working directory. Blank lines and
+    lines that begin with `#` are skipped; `./#a.png` names a file that begins so. Where there is a NUL, as
+    `find -print0` writes it, paths end in NUL instead of line ends, and `#` means nothing.
 
     Attributes:
         file: Full path of the manifest.
@@ -30,24 +33,31 @@ class Manifest:
 
     @classmethod
     def at(cls, path: str, tree: bool = False) -> "Manifest":
-        """The source for the manifest at `path`. Raises UsageError when it can't be read or isn't UTF-8."""
+        """The source for the manifest at `path`. What isn't a regular file is read to its end, here and once.
+
+        Raises UsageError when it can't be read or isn't UTF-8.
+        """
         try:
             with open(path, "rb") as file:
-                start = file.read(2)
+                is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+                content = None if is_regular else file.read()
+                start = file.read(2) if content is None else content[:2]
         except OSError as error:
             raise UsageError(f"The manifest {path!r} can't be read: {error.strerror}.") from error
         _check_encoding(start, f"The manifest {path!r}")
-        return cls(os.path.abspath(path), tree)
+        # /dev/fd/63 of `<(...)` lies in no folder that paths are meant from
+        name = os.path.abspath(path if content is None else os.path.basename(path))
+        return cls(name, tree, content)
 
     @classmethod
     def from_stream(cls, stream: BinaryIO, tree: bool = False) -> "Manifest":
-        """The source for a manifest that comes through a pipe, read to its end here and kept in memory.
+        """The source for a manifest on standard input, read to its end here and kept in memory.
 
         Its relative paths are looked up from the working directory. Raises UsageError when it isn't UTF-8.
         """
         content = stream.read()
         _check_encoding(content[:2], "The manifest on standard input")
-        return cls(os.path.join(os.getcwd(), "standard input"), tree, content)
+        return cls(os.path.abspath("standard input"), tree, content)
 
     def __iter__(self) -> Iterator[Document]:
         top = _common_folder(self._paths()) if self.tree else ""
@@ -74,12 +84,23 @@ def _check_encoding(start: bytes, manifest: str) -> None:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """The manifest's lines that say something, as file names."""
-    for number, raw in enumerate(file):
+    """The paths in a manifest."""
+    ends_in_nul = any(b"\0" in block for block in iter(lambda: file.read(1 << 20), b""))
+    file.seek(0)
+    for number, raw in enumerate(_records(file) if ends_in_nul else file):
         line = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
-        line = line.rstrip(b"\r\n")
-        if line.strip() and b"\0" not in line:
+        line = line if ends_in_nul else line.rstrip(b"\r\n")
+        if line.strip() and (ends_in_nul or not line.startswith(b"#")):
             yield os.fsdecode(line)
+
+
+def _records(file: BinaryIO) -> Iterator[bytes]:
+    """What stands between NULs."""
+    rest = b""
+    for block in iter(lambda: file.read(1 << 20), b""):
+        *records, rest = (rest + block).split(b"\0")
+        yield from records
+    yield rest
 
 
 def _resolve(line: str, home: str) -> str:

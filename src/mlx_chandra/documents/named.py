@@ -1,4 +1,4 @@
-"""Documents that are named one by one: files, folders and patterns, mixed as people type them."""
+"""Finds the documents that paths lead to: files, folders and patterns, mixed as people type them."""
 
 import glob
 import os

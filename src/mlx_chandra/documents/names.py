@@ -1,4 +1,4 @@
-"""Which files are taken for documents by their names, and how the text files of their pages are named.
+"""Tells documents by their names, and names the text files of their pages.
 
 A page's text is named after its file's stem, except where another document of that folder has the same stem
 (letter case aside) or the name isn't a document's: then the extension is kept. Pages of a document with

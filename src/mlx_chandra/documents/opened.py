@@ -1,9 +1,10 @@
-"""A few documents kept open between their pages, so that each page costs its own reading and no more."""
+"""Keeps a few documents open between their pages, so that each page costs its own reading and no more."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_chandra.documents.frames import FrameFile
@@ -15,7 +16,7 @@ from mlx_chandra.documents.pdf import PdfFile, is_pdf
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_MOST_IDLE = 2  # documents that nobody reads now and that stay open all the same
+_MOST_IDLE = 2  # documents that stay open though nobody reads them now
 
 
 class _PagedFile(Protocol):
@@ -24,91 +25,68 @@ class _PagedFile(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass
+class _Shared:
+    """A document, how many threads use it, and the file once the first of them has opened it."""
+
+    users: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    file: _PagedFile | None = None
+
+
 class OpenDocuments:
-    """Opens pages. Can be asked by several threads; the pages of one document are decoded one at a time."""
+    """Opens pages. Can be used by several threads; the pages of one document are decoded one at a time."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._lock = threading.Lock()
         self._most_idle = _MOST_IDLE
-        self._shelf: OrderedDict[str, _Shared] = OrderedDict()  # the one asked for last at the end
+        self._documents: OrderedDict[str, _Shared] = OrderedDict()  # the one used last at the end
         allow_pixels(reading.max_pixels)
 
     def page(self, page: Page) -> "Image":
         """The page as an upright RGB picture. Raises PageError."""
         if page.number is None:
             return open_page(page.document.path, self._reading.max_pixels)
-        with self._shared(page.document.path) as shared:
-            return shared.page(page.number, self._reading)
+        with self._file(page.document.path) as file:
+            return file.page(page.number)
 
     def shape(self, page: Page) -> tuple[int, int]:
-        """Height and width that `page` will have, without drawing or decoding it. Raises PageError for what
-        shows without that."""
+        """Height and width that `page` will have, without decoding it. Raises PageError."""
         if page.number is None:
             return page_shape(page.document.path, self._reading.max_pixels)
-        with self._shared(page.document.path) as shared:
-            return shared.shape(page.number, self._reading)
+        with self._file(page.document.path) as file:
+            return file.shape(page.number)
 
     def close(self) -> None:
-        """Closes what is open and not in use; what is in use is closed when it is given back."""
+        """Closes what is open and not in use. What is in use is closed by its last user."""
         self._most_idle = 0
-        self._tidy()
+        self._close_idle()
 
     @contextmanager
-    def _shared(self, path: str) -> "Iterator[_Shared]":
-        shared = self._taken(path)
-        try:
-            yield shared
-        finally:
-            self._given_back(shared)
-
-    def _taken(self, path: str) -> "_Shared":
+    def _file(self, path: str) -> Iterator[_PagedFile]:
+        """The open document, for one thread."""
         with self._lock:
-            shared = self._shelf.setdefault(path, _Shared(path))
-            self._shelf.move_to_end(path)
+            shared = self._documents.setdefault(path, _Shared())
+            self._documents.move_to_end(path)
             shared.users += 1
-            return shared
+        try:
+            with shared.lock:
+                shared.file = shared.file or _opened(path, self._reading)
+                yield shared.file
+        finally:
+            with self._lock:
+                shared.users -= 1
+            self._close_idle()
 
-    def _given_back(self, shared: "_Shared") -> None:
+    def _close_idle(self) -> None:
+        """Closes the documents that were used longest ago, but for a few."""
         with self._lock:
-            shared.users -= 1
-        self._tidy()
-
-    def _tidy(self) -> None:
-        with self._lock:
-            idle = [shared for shared in self._shelf.values() if not shared.users]
-            idle = idle[: max(0, len(idle) - self._most_idle)]
-            for shared in idle:
-                del self._shelf[shared.path]
-        for shared in idle:  # nobody finds them any more
-            shared.close()
-
-
-class _Shared:
-    """One document, opened for the first that asks for a page of it."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.users = 0
-        self._lock = threading.Lock()
-        self._file: _PagedFile | None = None
-
-    def page(self, number: int, reading: Reading) -> "Image":
-        with self._lock:
-            return self._open(reading).page(number)
-
-    def shape(self, number: int, reading: Reading) -> tuple[int, int]:
-        with self._lock:
-            return self._open(reading).shape(number)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _open(self, reading: Reading) -> _PagedFile:
-        if self._file is None:
-            self._file = _opened(self.path, reading)
-        return self._file
+            idle = [path for path, shared in self._documents.items() if not shared.users]
+            taken_out = [self._documents.pop(path) for path in idle[: max(0, len(idle) - self._most_idle)]]
+        for shared in taken_out:
+            if shared.file is not None:
+                shared.file.close()
 
 
 def _opened(path: str, reading: Reading) -> _PagedFile:

@@ -1,8 +1,7 @@
-"""From documents to their pages: which ones there are, found out when it is their turn.
+"""Finds the pages of a document when it is that document's turn.
 
-Only a file that may hold several pages is opened for that, and by its beginning it is known which kind it is,
-whatever its name says. A file with the ending of a picture is one page without being looked at, so a list of
-pictures costs nothing here.
+Only a file that may hold several pages is opened for that. Its first bytes tell its kind, whatever its name
+is. A file with the ending of a picture is one page and isn't opened, so a list of pictures costs nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,27 +47,25 @@ def pages_of(document: Document, reading: Reading) -> Iterator[Page]:
     if count is None:
         yield Page(document)
         return
-    nothing = True
-    for number in reading.pages.of(count):
-        nothing = False
-        yield Page(document, number)
-    if nothing:
+    numbers = list(reading.pages.of(count))
+    yield from (Page(document, number) for number in numbers)
+    if not numbers:
         has = "1 page" if count == 1 else f"{count:,} pages"
         yield Page(document, error=PageError("no-pages", f"it has {has}, none of those that were asked for"))
 
 
 def pages_left(
-    document: Document, reading: Reading, is_done: Callable[[Page], bool]
+    document: Document, reading: Reading, has_result: Callable[[Page], bool]
 ) -> tuple[list[Page], list[Page]]:
-    """The pages of a document that are to be read, and those of them that aren't done.
+    """The pages of a document that are to be read, and those of them that have no result yet.
 
-    A document that is done by its own path isn't opened, and is one page: it was read, or could not be.
+    A document that has a result under its own path isn't opened, and counts as one page.
     """
     whole = Page(document)
-    if is_done(whole):
+    if has_result(whole):
         return [whole], []
     pages = list(pages_of(document, reading))
-    return pages, [page for page in pages if page.number is None or not is_done(page)]
+    return pages, [page for page in pages if page.number is None or not has_result(page)]
 
 
 def _count(path: str, reading: Reading) -> int | None:

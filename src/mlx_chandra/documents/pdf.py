@@ -1,18 +1,18 @@
-"""PDF files through PDFium: how many pages, and one page at a time as a picture.
+"""Draws PDF pages with PDFium: how many there are, and one page at a time as a picture.
 
-PDFium may be called from one thread at a time only, in the whole process. So every call of it is made here,
-and under one lock, which also stands at the program's end: whoever waits for it then never gets it, and no
-thread is in the library when it is taken down. PDFium objects are closed by hand and never left to Python's
-garbage collector, which would do that at any time and on any thread.
+PDFium may be called from one thread at a time only, in the whole process. So every call of it is made here
+under one lock. When the program ends, the lock is taken for good, so that no thread is in the library when
+it is taken down. PDFium's objects are closed by hand, because Python's garbage collector would close them at
+any time and on any thread.
 
 The resolution is that of the authors' own client (`chandra.input.load_pdf_images`): 192 dpi, and more where
 the shorter side would have less than 1024 pixels. Annotations and form fields are drawn.
 """
 
 import atexit
-import ctypes
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -30,6 +30,8 @@ SHORT_SIDE = 1024  # pixels, at least
 _POINTS_PER_INCH = 72
 _SEARCHED = 1024  # bytes at a file's start in which a PDF may begin
 
+SECONDS_TO_LEAVE = 10.0  # for a page that is being drawn when the program ends
+
 _PDFIUM = threading.Lock()
 
 
@@ -40,12 +42,8 @@ def is_pdf(start: bytes) -> bool:
 
 def page_count(file: BinaryIO, password: str | None = None) -> int:
     """How many pages a PDF has, at least one. Raises PageError as `PdfFile`."""
-    with _pdfium() as pdfium:
-        opened = _Opened(pdfium, file, password)
-        try:
-            return len(opened.document)
-        finally:
-            opened.close()
+    with _pdfium() as pdfium, closing(_loaded(pdfium, file, password)) as document:
+        return len(document)
 
 
 class PdfFile:
@@ -61,40 +59,26 @@ class PdfFile:
         self._file = open_regular(path)
         try:
             with _pdfium() as pdfium:
-                self._opened = _Opened(pdfium, self._file, password)
+                self._document = _loaded(pdfium, self._file, password)
         except BaseException:
             self._file.close()
             raise
 
     def page(self, number: int) -> "Image":
         """Page `number`, counted from 1, as an RGB picture. Raises PageError: `unreadable` or `too-large`."""
-        with _pdfium() as pdfium:
-            try:
-                page = self._opened.document[number - 1]
-            except pdfium.PdfiumError as error:
-                raise PageError("unreadable", "the PDF is damaged: this page can't be loaded") from error
-            with closing(page):
-                try:
-                    return _drawn(pdfium, page, self._max_pixels)
-                except pdfium.PdfiumError as error:
-                    raise PageError("unreadable", f"the PDF is damaged: {error}") from error
-                except MemoryError as error:
-                    raise PageError("too-large", "there is not enough memory to draw it") from error
+        with _pdfium() as pdfium, _damage(pdfium), closing(self._document[number - 1]) as page:
+            return _drawn(pdfium, page, self._max_pixels)
 
     def shape(self, number: int) -> tuple[int, int]:
-        """Height and width in pixels that page `number` will have. Raises PageError as `page`, but for what
-        shows only when it is drawn."""
-        with _pdfium() as pdfium:
-            try:
-                width, height = self._opened.document.get_page_size(number - 1)
-            except pdfium.PdfiumError as error:
-                raise PageError("unreadable", "the PDF is damaged: this page can't be loaded") from error
-            _, across, down = _resolution(width, height, self._max_pixels)
-            return down, across
+        """Height and width in pixels that page `number` will have, without drawing it. Raises PageError."""
+        with _pdfium() as pdfium, _damage(pdfium):
+            width, height = self._document.get_page_size(number - 1)
+        _, across, down = _resolution(width, height, self._max_pixels)
+        return down, across
 
     def close(self) -> None:
         with _pdfium():
-            self._opened.close()
+            self._document.close()
         self._file.close()
 
 
@@ -109,61 +93,61 @@ def _pdfium() -> Iterator[Any]:
 
 @cache
 def _end_behind_the_lock() -> None:
-    """Has the lock taken before all that the library does at the program's end.
+    """Takes the lock at exit before the library does anything there.
 
-    Called when a document is open: what runs at exit runs in the reverse of the order of being registered,
-    and importing the library and opening a document both register something.
+    Functions run at exit in the reverse order of their registration. Importing the library and opening a
+    document both register some, so this is called with a document open.
     """
-    atexit.register(_PDFIUM.acquire)
+    atexit.register(_hold_the_lock)
 
 
-class _Opened:
-    """PDFium's document over a Python file. Made, used and closed under the lock."""
-
-    def __init__(self, pdfium: Any, file: BinaryIO, password: str | None) -> None:
-        raw = pdfium.raw
-        self._access = _access(raw, file)  # PDFium calls it while the document is open
-        secret = None if password is None else password.encode("utf-8", "surrogateescape") + b"\0"
-        handle = raw.FPDF_LoadCustomDocument(self._access, secret)
-        if not handle:
-            raise _refusal(raw, raw.FPDF_GetLastError(), password is not None)
-        self.document = pdfium.PdfDocument(handle)
-        _end_behind_the_lock()
-        if len(self.document) < 1:
-            self.close()
-            raise PageError("no-pages", "the PDF has no pages")
-        with suppress(pdfium.PdfiumError):  # without its form fields, a page is still worth reading
-            self.document.init_forms()
-
-    def close(self) -> None:
-        self.document.close()
+def _hold_the_lock() -> None:
+    """Takes the lock for good. Ends the program where a page is drawn without end."""
+    with suppress(KeyboardInterrupt):
+        if _PDFIUM.acquire(timeout=SECONDS_TO_LEAVE):
+            return
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(1)  # a stopped run has ended with its own status before
 
 
-def _access(raw: Any, file: BinaryIO) -> Any:
-    """PDFium's view of a file: its length, and a function that copies a piece of it."""
-
-    def read(_: object, position: int, buffer: Any, size: int) -> int:
-        try:
-            piece = os.pread(file.fileno(), size, position)
-        except (OSError, ValueError):
-            return 0
-        ctypes.memmove(buffer, piece, len(piece))
-        return int(len(piece) == size)
-
-    access = raw.FPDF_FILEACCESS()
-    access.m_FileLen = os.fstat(file.fileno()).st_size
-    access.m_GetBlock = type(access.m_GetBlock)(read)
-    return access
+def _loaded(pdfium: Any, file: BinaryIO, password: str | None) -> Any:
+    """PDFium's document, which reads the file as it needs it. Loaded, used and closed under the lock."""
+    raw = pdfium.raw
+    raw.FPDF_LoadDocument(b"", None)  # fails: a PDF without pages leaves the error that was there before
+    try:
+        document = pdfium.PdfDocument(file, password)
+    except UnicodeEncodeError as error:
+        raise PageError("locked", "the password given isn't text in UTF-8") from error
+    except pdfium.PdfiumError as error:
+        raise _refusal(raw, error.err_code, password is not None) from error
+    _end_behind_the_lock()
+    with suppress(pdfium.PdfiumError):  # without its form fields, a page is still worth reading
+        document.init_forms()
+    return document
 
 
 def _refusal(raw: Any, code: int, with_password: bool) -> PageError:
+    if code == raw.FPDF_ERR_FILE:  # of the file without a name, so this one was loaded
+        return PageError("no-pages", "the PDF has no pages")
+    if code == raw.FPDF_ERR_PASSWORD and with_password:
+        return PageError("locked", "the PDF is locked, and the password given doesn't open it")
     if code == raw.FPDF_ERR_PASSWORD:
-        if with_password:
-            return PageError("locked", "the PDF is locked, and the password given doesn't open it")
         return PageError("locked", "the PDF is locked with a password; --password takes it")
     if code == raw.FPDF_ERR_SECURITY:
         return PageError("locked", "the PDF is locked in a way that can't be opened here")
     return PageError("unreadable", "the PDF is damaged")
+
+
+@contextmanager
+def _damage(pdfium: Any) -> Iterator[None]:
+    """Turns what PDFium raises for a page into a PageError."""
+    try:
+        yield
+    except pdfium.PdfiumError as error:
+        raise PageError("unreadable", f"the PDF is damaged, this page can't be drawn: {error}") from error
+    except MemoryError as error:
+        raise PageError("too-large", "there is not enough memory to draw it") from error
 
 
 def _drawn(pdfium: Any, page: Any, max_pixels: int) -> "Image":

@@ -1,4 +1,4 @@
-"""Which pages of each document are meant: `1-5,7,-2-`."""
+"""Selects pages of each document: `1-5,7,-2-`."""
 
 import re
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ class PageRange:
     last: int
 
     def contains(self, number: int, count: int) -> bool:
-        """Whether page `number` of a document with `count` pages is meant."""
+        """Whether page `number` of a document with `count` pages is in the range."""
         first, last = (end if end > 0 else count + 1 + end for end in (self.first, self.last))
         return first <= number <= last
 
 
 @dataclass(frozen=True)
 class PageSelection:
-    """The pages that any of the ranges means."""
+    """The pages that are in any of the ranges."""
 
     ranges: tuple[PageRange, ...] = (PageRange(1, -1),)
 
@@ -34,7 +34,7 @@ class PageSelection:
         return cls(tuple(_range(part.strip()) for part in text.split(",")))
 
     def of(self, count: int) -> Iterator[int]:
-        """The numbers meant of a document with `count` pages, in its order and each once."""
+        """The numbers of the selected pages of a document with `count` pages, in order and each once."""
         for number in range(1, count + 1):
             if any(part.contains(number, count) for part in self.ranges):
                 yield number

@@ -1,8 +1,7 @@
-"""One page picture to the patches Qwen's vision tower takes.
+"""Cuts a page picture into the patches that Qwen's vision tower takes.
 
 The numbers agree with transformers' Qwen2VLImageProcessorPil (Qwen3-VL and Qwen3.5 use the same one): the
-same grid, and pixel values within 1e-6. Opening files, turning them upright and converting their colours is
-the business of whoever loads pages; numbers for token sequences are made in `processor`.
+same grid, and pixel values within 1e-6. Pictures come upright and in colour from `documents`.
 """
 
 import math
@@ -26,7 +25,7 @@ BICUBIC = 3  # PIL's number for it, which is what the checkpoints' files hold
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How a checkpoint wants its pictures: sizes in pixels, mean and std per channel of the 0-1 range."""
+    """How a checkpoint's pictures are prepared: sizes in pixels, mean and std of the 0-1 range by channel."""
 
     min_pixels: int
     max_pixels: int
@@ -151,7 +150,7 @@ def target_size(height: int, width: int, settings: ImageSettings) -> tuple[int, 
             "shape",
             f"The picture is {width}x{height} pixels: one side is more than {MAX_ASPECT_RATIO} times the "
             "other, which the model can't take.",
-            "Cut it into shorter pieces.",
+            "Cut it into shorter pages.",
         )
     multiple = settings.side_multiple
     rows, columns = round(height / multiple), round(width / multiple)
@@ -189,7 +188,7 @@ def limited(height: int, width: int, max_size: int) -> tuple[int, int]:
 def target_grid(shape: tuple[int, int], settings: ImageSettings, max_size: int | None = None) -> Grid:
     """The patches of a picture of this height and width. Raises PageError as `patch_image`."""
     height, width = shape
-    # A shape that can't be taken is refused before any work, and by the size that people see.
+    # A shape that can't be taken is refused with the size that the user knows.
     target_size(height, width, settings)
     if max_size is not None:
         height, width = limited(height, width, max_size)

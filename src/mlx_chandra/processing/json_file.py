@@ -8,8 +8,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from mlx_chandra.errors import CheckpointError
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,8 @@ class JsonFile:
         return self.values.get(key) is not None
 
     def integer(self, key: str) -> int:
-        """A whole number; raises CheckpointError when missing or something else."""
-        value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.problem(key, "must be a whole number")
-        return value
+        """A whole number. This and what follows raise CheckpointError for a missing key or another type."""
+        return self._of_type(key, int, "must be a whole number")
 
     def positive(self, key: str) -> int:
         """A whole number above zero."""
@@ -69,24 +69,25 @@ class JsonFile:
 
     def text(self, key: str) -> str:
         """A string."""
-        value = self.values.get(key)
-        if not isinstance(value, str):
-            raise self.problem(key, "must be a string")
-        return value
+        return self._of_type(key, str, "must be a string")
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
         """A list of `count` numbers."""
-        value = self.values.get(key)
-        if not isinstance(value, list) or len(value) != count:
-            raise self.problem(key, f"must be a list of {count} numbers")
-        return tuple(JsonFile(self.path, {key: item}).number(key) for item in value)
+        rule = f"must be a list of {count} numbers"
+        values: list[object] = self._of_type(key, list, rule)
+        if len(values) != count:
+            raise self.problem(key, rule)
+        return tuple(JsonFile(self.path, {key: item}).number(key) for item in values)
 
     def section(self, key: str) -> "JsonFile":
         """A nested object."""
+        return JsonFile(f"{self.path} [{key}]", self._of_type(key, dict, "must be an object"))
+
+    def _of_type(self, key: str, kind: type[_Value], rule: str) -> _Value:
         value = self.values.get(key)
-        if not isinstance(value, dict):
-            raise self.problem(key, "must be an object")
-        return JsonFile(f"{self.path} [{key}]", value)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise self.problem(key, rule)
+        return value
 
     def problem(self, key: str, rule: str) -> CheckpointError:
         """The error for a key that breaks a rule; says what stands there instead."""

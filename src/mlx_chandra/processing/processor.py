@@ -1,7 +1,7 @@
-"""A page picture and a prompt to what a model takes, for one checkpoint folder.
+"""Makes a model's inputs from a page picture and a prompt, for one checkpoint folder.
 
 One user turn, the picture before the text, through the checkpoint's own chat template; the one image token in
-it is repeated once for every merged patch. Running the model is the engine's business.
+it is repeated once for every merged patch.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
-"""What each Chandra model was taught to be asked, word for word.
+"""Gives the prompts that each Chandra model was trained with, word for word.
 
-A model's prompt is part of its interface: another wording reads worse. Chandra 2's texts come from its
-authors' own package, chandra-ocr, when they are needed. Chandra 1's differ from those in a few places, which
-are listed here; the tests hold all of them to their sha256.
+Another wording reads worse. Chandra 2's texts come from its authors' package, chandra-ocr, when they are
+needed. Chandra 1's differ from those in a few places, which are listed here. Tests check the sha256 of each.
 """
 
 import hashlib
@@ -28,8 +27,10 @@ class ModelFamily(StrEnum):
 BOX_SCALES = {ModelFamily.CHANDRA_1: 1024, ModelFamily.CHANDRA_2: 1000}
 """What the boxes in a model's answers are normalised to, as its prompt asks for."""
 
-# The texts of chandra-ocr that Chandra 1's are made from.
-_KNOWN_SOURCE = {
+RELEASE = "chandra-ocr==0.2.0"
+"""The release that pyproject.toml asks for. Its prompts have the hashes below."""
+
+_SHA256 = {
     PromptType.OCR_LAYOUT: "025935f3e1de1acdfadd4c7d581ab17eb82e8caaffef7b64962621c80b7ca9a8",
     PromptType.OCR: "5bddc652e7f39d5c5501e5455ea2487ebb5cdbf71832b5dfb749ec2413b5a69b",
 }
@@ -58,11 +59,10 @@ def prompt_text(prompt_type: PromptType, family: ModelFamily) -> str:
     text = _package_prompt(prompt_type)
     if family is ModelFamily.CHANDRA_2:
         return text
-    if hashlib.sha256(text.encode()).hexdigest() != _KNOWN_SOURCE[prompt_type]:
-        raise MlxChandraError(
-            f"The installed chandra-ocr has another {prompt_type.value} prompt than the one that "
-            "Chandra 1's is made from.",
-            'Install the release with the known text: pip install "chandra-ocr==0.2.0".',
+    if hashlib.sha256(text.encode()).hexdigest() != _SHA256[prompt_type]:
+        raise _wrong_release(
+            f"The installed chandra-ocr has another {prompt_type.value} prompt than the one that Chandra 1's "
+            "is made from."
         )
     return _chandra_1(text)
 
@@ -71,17 +71,17 @@ def _package_prompt(prompt_type: PromptType) -> str:
     try:
         from chandra.prompts import PROMPT_MAPPING  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
-        raise MlxChandraError(
-            f"The model's prompts come from the package chandra-ocr, which can't be imported ({error}).",
-            'Install it: pip install "chandra-ocr==0.2.0".',
+        raise _wrong_release(
+            f"The model's prompts come from the package chandra-ocr, which can't be imported ({error})."
         ) from error
     text = PROMPT_MAPPING.get(prompt_type.value)
     if not isinstance(text, str):
-        raise MlxChandraError(
-            f"The installed chandra-ocr has no prompt {prompt_type.value!r}.",
-            'Install the release that has it: pip install "chandra-ocr==0.2.0".',
-        )
+        raise _wrong_release(f"The installed chandra-ocr has no prompt {prompt_type.value!r}.")
     return text
+
+
+def _wrong_release(message: str) -> MlxChandraError:
+    return MlxChandraError(message, f'Install the release that has it: pip install "{RELEASE}".')
 
 
 def _chandra_1(text: str) -> str:

@@ -1,7 +1,6 @@
-"""Text to token ids and back, and a conversation to the text that a checkpoint expects.
+"""Turns text into token ids and back, and a conversation into the text that a checkpoint expects.
 
-Works on the `tokenizers` package alone, from the files that every Hugging Face and MLX checkpoint folder
-holds. Which messages are sent, and how the picture gets its tokens, is decided in `processor`.
+Uses the `tokenizers` package alone, and the files that every Hugging Face and MLX checkpoint folder holds.
 """
 
 import json

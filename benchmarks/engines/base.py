@@ -49,7 +49,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All answers in the order of the pages; share of slots in use and steps, where the engine counts them."""
+    """All answers in the order of the pages; slots in use (share) and steps, where the engine counts them."""
 
     answers: list[Answer]
     occupancy: float | None = None

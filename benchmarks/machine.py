@@ -1,4 +1,4 @@
-"""What a run was measured on: hardware, library versions, commit."""
+"""Finds what a run was measured on: hardware, library versions, commit."""
 
 import json
 import os
@@ -34,11 +34,11 @@ def this_machine() -> Machine:
 
 
 def _processor() -> str:
-    """The CPU's name, where the system tells it."""
+    """Return the CPU's name as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return _said_by("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+        return _output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor())
 
@@ -54,19 +54,19 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit measured, with a + where files differ from it; empty outside git."""
-    name = _said_by("git", "-C", str(_ROOT), "rev-parse", "--short", "HEAD")
-    changed = _said_by("git", "-C", str(_ROOT), "status", "--porcelain", "--", "src")
+    """Return the commit measured, with a + where src differs from it; empty outside git."""
+    name = _output_of("git", "-C", str(_ROOT), "rev-parse", "--short", "HEAD")
+    changed = _output_of("git", "-C", str(_ROOT), "status", "--porcelain", "--", "src")
     return name + "+" if changed else name
 
 
 def write_figures(path: Path, figures: Mapping[str, object]) -> None:
-    """A JSON file of them, and of what they were measured on."""
+    """Write figures, and what they were measured on, to a JSON file."""
     measured_on = {"commit": commit(), "machine": asdict(this_machine()), "versions": versions()}
     path.write_text(json.dumps({**measured_on, **figures}, indent=1) + "\n", encoding="utf-8")
 
 
-def _said_by(*command: str) -> str:
+def _output_of(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,7 +1,7 @@
-"""A model of Chandra 1's real dimensions (or toy ones) with made weights: the same for every engine.
+"""Makes a model of Chandra 1's real dimensions (or toy ones) with random weights, the same for every engine.
 
-Each tensor is drawn from its own name, so that no engine needs all of them at once and all draw the same.
-Speed doesn't depend on the values; they are scaled so that nothing overflows.
+Each tensor's seed is its name, so that no engine needs all tensors at once and all draw the same ones. Speed
+doesn't depend on the values; they are scaled so that nothing overflows.
 """
 
 import json
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_chandra.models.backend import Backend, current_backend
+from mlx_chandra.models.backend import current_backend
 from mlx_chandra.models.config import ModelConfig, VisionConfig, read_config
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 
@@ -30,7 +30,7 @@ class Naming(StrEnum):
     HUGGING_FACE = "hugging-face"
 
 
-# what our prefixes are called elsewhere
+# our prefixes and the others'
 _PREFIXES = {
     Naming.OURS: {},
     Naming.MLX_VLM: {
@@ -100,7 +100,7 @@ TOY = Dimensions(
 
 
 def config_json(size: Dimensions) -> dict[str, object]:
-    """config.json's content, in the form that all engines read."""
+    """Return config.json's content, in the form that all engines read."""
     start = size.first_special
     text = {
         "model_type": "qwen3_vl_text",
@@ -159,7 +159,7 @@ def made_config(size: Dimensions) -> ModelConfig:
 
 
 def made_tensors(size: Dimensions, dtype: mx.Dtype, naming: Naming) -> Iterator[tuple[str, mx.array]]:
-    """All tensors, one at a time, evaluated on MLX's default device."""
+    """Make all tensors, one at a time, evaluated on MLX's default device."""
     config = made_config(size)
     empty = Qwen3VL(config, current_backend())  # its own weights are never computed
     parameters = dict(tree_flatten(empty.parameters()))  # type: ignore[no-untyped-call]
@@ -173,10 +173,9 @@ def made_tensors(size: Dimensions, dtype: mx.Dtype, naming: Naming) -> Iterator[
         yield _named(name, naming), tensor
 
 
-def made_model(size: Dimensions, dtype: str, backend: Backend | None = None) -> Qwen3VL:
-    """Our model with these weights, ready to run, with this machine's operations or another backend's;
-    `dtype` is float32 or bfloat16."""
-    model = Qwen3VL(made_config(size), backend or current_backend())
+def made_model(size: Dimensions, dtype: str) -> Qwen3VL:
+    """Return our model with these weights, ready to run; `dtype` is float32 or bfloat16."""
+    model = Qwen3VL(made_config(size), current_backend())
     chosen = {"float32": mx.float32, "bfloat16": mx.bfloat16}[dtype]
     model.load_weights(list(made_tensors(size, chosen, Naming.OURS)))
     model.fuse()
@@ -195,7 +194,7 @@ def _draw(name: str, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
 
 
 def _patch_projection(matrix: mx.array, vision: VisionConfig, naming: Naming) -> mx.array:
-    """Our matrix [hidden, channels * frames * height * width] as the others' convolution."""
+    """Reshape our matrix [hidden, channels * frames * height * width] to the others' convolution."""
     if naming is Naming.OURS:
         return matrix
     side = vision.patch_size

@@ -1,8 +1,8 @@
-"""Pictures of measured runs: `python -m benchmarks.plot RESULT.json ... --output throughput.png`.
+"""Draws measured runs: `python -m benchmarks.plot RESULT.json ... --output throughput.png`.
 
-One panel for each set of pages that several engines read (pages per second by engine), and one for each
-workload with several batch sizes of our own engine (pages per second by batch size), whichever files they are
-in: small batches are measured with few pages, large ones need many, and a slow engine may have its own file.
+One chart for each set of pages that several engines read (pages per second by engine), and one for each
+workload with several batch sizes of our own engine (pages per second by batch size). Runs of one chart may be
+in several files: small batches are measured with few pages, and a slow engine may have its own file.
 """
 
 import argparse
@@ -19,7 +19,7 @@ OURS, OTHERS = "#1f6feb", "#9aa4b2"
 
 
 def draw(files: list[ResultFile], output: Path) -> None:
-    """Write one PNG with all panels.
+    """Write one PNG with all charts.
 
     Raises:
         ValueError: No file has anything to draw.
@@ -32,28 +32,28 @@ def draw(files: list[ResultFile], output: Path) -> None:
     sets: dict[str, list[Result]] = {}
     for file in files:
         sets.setdefault(_title(file), []).extend(file.results)
-    panels: list[tuple[Any, Any]] = [
+    charts: list[tuple[Any, Any]] = [
         (partial(_engines, title=title), best)
         for title, results in sets.items()
         if len(best := _best(results)) > 1
     ]
-    panels += [(_batches, points) for points in batch_points(files) if len(points) > 1]
-    if not panels:
+    charts += [(_batches, points) for points in batch_points(files) if len(points) > 1]
+    if not charts:
         raise ValueError("none of the files holds several engines or batch sizes")
     figure, axes = pyplot.subplots(
-        len(panels), 1, figsize=(8, 3.4 * len(panels)), squeeze=False, layout="constrained"
+        len(charts), 1, figsize=(8, 3.4 * len(charts)), squeeze=False, layout="constrained"
     )
-    for axis, (paint, shown) in zip(axes[:, 0], panels, strict=True):
+    for axis, (paint, shown) in zip(axes[:, 0], charts, strict=True):
         paint(axis, shown)
     figure.savefig(output, dpi=130, metadata={"Software": None})
     pyplot.close(figure)
 
 
 def _best(results: Sequence[Result]) -> list[Result]:
-    """Each engine and matrix product at its largest batch."""
-    best: dict[tuple[EngineName, str], Result] = {}
+    """Return each engine's run at its largest batch."""
+    best: dict[EngineName, Result] = {}
     for result in results:
-        key = (result.run.order.engine, result.run.blas)
+        key = result.run.order.engine
         if result.figures and (key not in best or result.run.order.batch > best[key].run.order.batch):
             best[key] = result
     return list(best.values())
@@ -61,7 +61,7 @@ def _best(results: Sequence[Result]) -> list[Result]:
 
 @dataclass(frozen=True)
 class BatchPoint:
-    """Our own engine at one batch size: pages per second, over how many pages, and of what and where."""
+    """Our own engine at one batch size: pages per second, number of pages, workload and machine."""
 
     batch: int
     speed: float
@@ -70,12 +70,12 @@ class BatchPoint:
 
 
 def batch_points(files: Sequence[ResultFile]) -> list[list[BatchPoint]]:
-    """The points of each workload and machine by batch size, those of more pages where there are several."""
+    """Return the points of each workload and machine by batch size; of equal ones, that of more pages."""
     found: dict[str, dict[int, BatchPoint]] = {}
     for file in files:
         for result in file.results:
             order = result.run.order
-            if order.engine is not EngineName.OURS or not result.figures or order.stock_blas:
+            if order.engine is not EngineName.OURS or not result.figures:
                 continue
             pages, where = len(file.page_names), _where(file)
             point = BatchPoint(order.batch, result.figures.pages_per_second, pages, where)

@@ -1,11 +1,11 @@
-"""What a run of the benchmark keeps: one JSON file, written whole, read back by report and plot."""
+"""The records of a benchmark's run, and the JSON file that keeps them for report and plot."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks.engines.base import EngineName
-from benchmarks.phases import PhaseTimes
 from benchmarks.roofline import Ceilings, Ideal
 from benchmarks.workloads import Workload
 
@@ -17,34 +17,32 @@ class Order:
     """What one worker process is asked to do.
 
     Attributes:
-        stock_blas: Leave MLX's Linux CPU wheel the matrix product that it comes with.
-        profile: Read the pages a second time, phases timed.
-        only: Names of example pages, without their endings; empty: `pages` of them.
+        pages: How many; None: all of WD.
         checkpoint: A folder; None for a model with made weights.
-        threads: Of the matrix product on a CPU; None: as many as its library likes.
+        threads: Of the matrix product on a CPU; None: its library's own number.
     """
 
     engine: EngineName
     workload: Workload
     pages: int | None
-    only: tuple[str, ...]
     toy: bool
     checkpoint: str | None
     dtype: str
     batch: int
     max_tokens: int
-    stock_blas: bool
     threads: int | None
-    profile: bool
 
 
 @dataclass(frozen=True)
 class EngineRun:
     """One engine's run in a process of its own. Seconds, tokens, bytes.
 
-    `error` says why there are no figures. `cpu_seconds` are those of all threads during `seconds`: the
-    steadier figure where others are at work too. `load` is the machine's load (1 minute) before and after;
-    above the number of cores, others were. `texts` are the answers, empty strings for made models.
+    Attributes:
+        blas: Name of the matrix product.
+        error: Why there are no figures.
+        cpu_seconds: Of all threads during `seconds`; steadier than `seconds` on a machine that is shared.
+        texts: The answers; empty strings for made models.
+        load: The machine's load (1 minute) before and after. Above the number of cores, others were at work.
     """
 
     order: Order
@@ -54,7 +52,6 @@ class EngineRun:
     cpu_seconds: float = 0.0
     output_tokens: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
-    phases: PhaseTimes | None = None
     occupancy: float | None = None
     steps: int | None = None
     peak_device_bytes: int | None = None
@@ -68,7 +65,7 @@ class Figures:
 
     Attributes:
         roofline: The ideal time of the work (at this batch size) as a share of the time taken.
-        differing: Pages whose text is not that of our own engine; None where there is nothing to compare.
+        differing: Pages whose text differs from our engine's; None where there is nothing to compare.
     """
 
     pages_per_second: float
@@ -107,7 +104,7 @@ class ResultFile:
     prompt_tokens: tuple[int, ...]
     page_names: tuple[str, ...]
     results: tuple[Result, ...] = ()
-    form: int = field(default=FORM)
+    form: int = FORM
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,45 +112,34 @@ class ResultFile:
 
     @classmethod
     def read(cls, path: Path) -> "ResultFile":
-        """Raises ValueError for a file of another form."""
+        """Read a file back. Raises ValueError for a file of another form."""
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.get("form") != FORM:
             raise ValueError(f"{path} is of form {values.get('form')}, not {FORM}: measure again.")
-        return cls(
-            when=values["when"],
-            commit=values["commit"],
-            machine=Machine(**values["machine"]),
-            versions=values["versions"],
-            ceilings=Ceilings(**values["ceilings"]),
-            prompt_tokens=tuple(values["prompt_tokens"]),
-            page_names=tuple(values["page_names"]),
-            results=tuple(_result(item) for item in values["results"]),
-        )
+        values["machine"] = Machine(**values["machine"])
+        values["ceilings"] = Ceilings(**values["ceilings"])
+        values["results"] = tuple(_result(item) for item in values["results"])
+        for name in ("prompt_tokens", "page_names"):
+            values[name] = tuple(values[name])
+        return cls(**values)
 
 
-def order_from(values: dict[str, object]) -> Order:
-    named = {
-        **values,
-        "engine": EngineName(str(values["engine"])),
-        "workload": Workload(str(values["workload"])),
-        "only": tuple(values["only"]),  # type: ignore[arg-type]
-    }
-    return Order(**named)  # type: ignore[arg-type]
+def order_from(values: dict[str, Any]) -> Order:
+    """Build an order from its JSON. Fields of 0.1.0's files that no longer exist are left out."""
+    order = {field.name: values[field.name] for field in fields(Order)}
+    return Order(**{**order, "engine": EngineName(order["engine"]), "workload": Workload(order["workload"])})
 
 
-def run_from(values: dict[str, object]) -> EngineRun:
-    """An EngineRun out of its JSON."""
-    named = {**values, "order": order_from(values["order"])}  # type: ignore[arg-type]
-    if values["phases"] is not None:
-        named["phases"] = PhaseTimes(**values["phases"])  # type: ignore[arg-type]
+def run_from(values: dict[str, Any]) -> EngineRun:
+    """Build a run from its JSON."""
+    run = {field.name: values[field.name] for field in fields(EngineRun)}
     for name in ("output_tokens", "texts", "load"):
-        named[name] = tuple(values[name])  # type: ignore[arg-type]
-    return EngineRun(**named)  # type: ignore[arg-type]
+        run[name] = tuple(run[name])
+    return EngineRun(**{**run, "order": order_from(run["order"])})
 
 
-def _result(values: dict[str, dict[str, object]]) -> Result:
+def _result(values: dict[str, Any]) -> Result:
     figures = values["figures"]
-    if figures is None:
-        return Result(run_from(values["run"]), None)
-    ideal = Ideal(**figures["ideal"])  # type: ignore[arg-type]
-    return Result(run_from(values["run"]), Figures(**{**figures, "ideal": ideal}))  # type: ignore[arg-type]
+    if figures is not None:
+        figures = Figures(**{**figures, "ideal": Ideal(**figures["ideal"])})
+    return Result(run_from(values["run"]), figures)

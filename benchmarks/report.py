@@ -1,4 +1,4 @@
-"""The table on the terminal: `python -m benchmarks.report FILE.json ...` shows files measured before."""
+"""Prints the table of measured runs: `python -m benchmarks.report FILE.json ...`"""
 
 import sys
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from benchmarks.records import Result, ResultFile
 
 _HEADINGS = (
-    "engine", "matrix product", "batch", "pages/s", "CPU s", "out tok/s", "in tok/s", "roofline",
-    "vision s", "prefill s", "decode s", "host s", "step ms", "slots", "device GB", "RSS GB", "texts",
+    "engine", "matrix product", "batch", "pages/s", "CPU s", "out tok/s", "in tok/s", "roofline", "slots",
+    "device GB", "RSS GB", "texts",
 )  # fmt: skip
 
 
 def table(file: ResultFile) -> str:
-    """All results of a file, widths fitted."""
+    """Return all results of a file in columns, with the errors of engines that failed below."""
     rows = [_HEADINGS, *(_row(result) for result in file.results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -40,10 +40,6 @@ def _row(result: Result) -> tuple[str, ...]:
     first = (run.order.engine.value, run.blas, str(run.order.batch))
     if figures is None:
         return (*first, "failed", *[""] * (len(_HEADINGS) - 4))
-    times = run.phases
-    phases = (times.vision, times.prefill, times.decode, times.host) if times else ()
-    step = f"{times.decode / times.decode_steps * 1e3:.1f}" if times and times.decode_steps else ""
-    device = run.peak_device_bytes
     return (
         *first,
         f"{figures.pages_per_second:.3f}",
@@ -51,20 +47,17 @@ def _row(result: Result) -> tuple[str, ...]:
         f"{figures.output_tokens_per_second:.1f}",
         f"{figures.prompt_tokens_per_second:.1f}",
         f"{figures.roofline:.1%}",
-        *([f"{seconds:.2f}" for seconds in phases] or [""] * 4),
-        step,
         "" if run.occupancy is None else f"{run.occupancy:.1%}",
-        "" if device is None else f"{device / 1e9:.2f}",
+        "" if run.peak_device_bytes is None else f"{run.peak_device_bytes / 1e9:.2f}",
         f"{run.peak_rss_bytes / 1e9:.2f}",
-        _texts(result),
+        _texts(figures.differing),
     )
 
 
-def _texts(result: Result) -> str:
-    differing = result.figures.differing if result.figures else None
+def _texts(differing: int | None) -> str:
     if differing is None:
         return ""
-    return "same" if differing == 0 else f"{differing} differ"
+    return f"{differing} differ" if differing else "same"
 
 
 def main(names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""How fast this machine could be: the work that pages ask of it, and what MLX reaches here at best.
+"""Works out how fast this machine could be: the work that pages need, at the best speed MLX reaches here.
 
 The ideal run does the floating-point work of vision and prefill at the speed of a large matrix product, and
 every decode step at the slower of its bytes and its work, with all slots refilled at once. Nothing else
@@ -15,7 +15,7 @@ from mlx_chandra.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class PageWork:
-    """What one page asks for, in patches and tokens."""
+    """One page's work, in patches and tokens."""
 
     patches: int
     prompt_tokens: int
@@ -24,7 +24,7 @@ class PageWork:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What was measured here: floating-point operations and bytes moved, both per second."""
+    """Speeds measured on this machine: floating-point operations and bytes moved, both per second."""
 
     flops: float
     bandwidth: float
@@ -112,29 +112,36 @@ def ideal_run(pages: Sequence[PageWork], slots: int, costs: Costs, ceilings: Cei
     return Ideal(vision, prefill, decode, steps)
 
 
-def measure_ceilings(dtype_name: str, large: bool) -> Ceilings:
-    """The best of several runs of a large matrix product and a large elementwise copy, through MLX.
+LARGE, SMALL = (16_384, 1 << 30), (1536, 1 << 25)  # side of a matrix, length of a vector
+TIMES = 7
+
+
+def measure_ceilings(
+    dtype_name: str, sizes: tuple[int, int], now: Callable[[], float] = time.perf_counter
+) -> Ceilings:
+    """Time a matrix product and an elementwise copy through MLX, and return the best of several runs.
 
     Args:
         dtype_name: float32 or bfloat16.
-        large: For a GPU; otherwise sizes that two CPU cores do in a second or so.
+        sizes: LARGE for a GPU, SMALL for a CPU: two cores do these in a second or so.
+        now: A clock, in seconds.
     """
     import mlx.core as mx
 
     dtype = {"float32": mx.float32, "bfloat16": mx.bfloat16}[dtype_name]
-    side, count = (16_384, 1 << 30) if large else (1536, 1 << 25)
+    side, count = sizes
     a, b = (mx.random.normal((side, side)).astype(dtype) for _ in range(2))
     vector = mx.ones((count,), dtype)
     mx.eval(a, b, vector)
-    flops = 2 * side**3 / _best(lambda: mx.eval(a @ b))
-    moved = 2 * count * dtype.size / _best(lambda: mx.eval(vector + 1))  # read and written
+    flops = 2 * side**3 / _best(lambda: mx.eval(a @ b), now)
+    moved = 2 * count * dtype.size / _best(lambda: mx.eval(vector + 1), now)  # read and written
     return Ceilings(flops, moved, dtype_name)
 
 
-def _best(run: Callable[[], None], times: int = 7) -> float:
+def _best(run: Callable[[], None], now: Callable[[], float]) -> float:
     seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
+    for _ in range(TIMES):
+        started = now()
         run()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(now() - started)
     return min(seconds)

@@ -1,7 +1,7 @@
-"""Measure engines side by side on this machine: `python -m benchmarks.run --help`.
+"""Measures engines side by side on this machine: `python -m benchmarks.run --help`.
 
-Every engine, batch size and matrix product runs in a fresh process (`worker.py`), one after another; what
-comes back goes into one JSON file, a table on the terminal and, if asked for, a plot.
+Every engine and batch size runs in a fresh process (`worker.py`), one after another. The results go into one
+JSON file and a table on the terminal.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.machine import commit, this_machine, versions
 from benchmarks.made_model import CHANDRA_1, TOY, made_config
 from benchmarks.records import EngineRun, Figures, Order, Result, ResultFile, run_from
 from benchmarks.report import table
-from benchmarks.roofline import Ceilings, Costs, PageWork, ideal_run, measure_ceilings
+from benchmarks.roofline import LARGE, SMALL, Ceilings, Costs, PageWork, ideal_run, measure_ceilings
 from benchmarks.workloads import ROOT, Workload, example_pages, plan
 from mlx_chandra.documents.image_files import open_page
 from mlx_chandra.models import resolve_checkpoint
@@ -46,7 +46,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Page:
-    """What a page asks for before it is answered."""
+    """A page's size before it is answered."""
 
     name: str
     patches: int
@@ -58,19 +58,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--workload", type=Workload, choices=list(Workload), default=Workload.WD)
     add("--pages", type=int, help="how many pages (WD: all by default; W1, W2: 64)")
-    add("--only", default="", help="WD: pages by name instead, such as label,sign")
     add("--engines", default=",".join(NAMES), help=f"of {', '.join(NAMES)}; all by default")
     add("--batch", type=int, help="pages decoded at once: 32 on a CPU, 64 on a GPU by default")
     add("--sweep", default="", help="further batch sizes for our own engine, such as 1,2,4,8")
-    add(
-        "--blas", choices=("fast", "stock", "both"), default="fast", help="MLX's matrix product on Linux CPUs"
-    )
     add("--threads", type=int, help="of the matrix product on a CPU; 1 where others are at work too")
     add("--checkpoint", default="demo", help="for WD: demo or a folder")
     add("--toy", action="store_true", help="W1 and W2 at toy size, to try the harness")
     add("--dtype", choices=("float32", "bfloat16"), help="float32 on a CPU, bfloat16 on a GPU by default")
     add("--max-tokens", type=int, default=2048, help="WD: a page's limit")
-    add("--no-profile", action="store_true", help="leave out the second run, which times the phases")
     add("--output", type=Path, help="the JSON file; a new one in benchmarks/results by default")
     chosen = parser.parse_args(arguments)
     unknown = set(chosen.engines.split(",")) - set(NAMES)
@@ -80,29 +75,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def orders(chosen: argparse.Namespace, on_cpu: bool) -> list[Order]:
-    """All runs that were asked for, in order."""
+    """List all runs that were asked for, in order."""
     batch = chosen.batch or (32 if on_cpu else 64)
     made = chosen.workload.made
     base = Order(
         engine=EngineName.OURS,
         workload=chosen.workload,
         pages=chosen.pages or (64 if made else None),
-        only=tuple(name for name in chosen.only.split(",") if name),
         toy=chosen.toy and made,
         checkpoint=None if made else str(resolve_checkpoint(chosen.checkpoint)),
         dtype=chosen.dtype or ("float32" if on_cpu else "bfloat16"),
         batch=batch,
         max_tokens=chosen.max_tokens,
-        stock_blas=False,
         threads=chosen.threads,
-        profile=not chosen.no_profile,
     )
-    modes = {"fast": (False,), "stock": (True,), "both": (False, True)}[chosen.blas]
     named = [replace(base, engine=NAMES[name]) for name in chosen.engines.split(",")]
-    found = [replace(order, stock_blas=stock) for stock in modes for order in named if order.engine.uses_mlx]
-    found += [order for order in named if not order.engine.uses_mlx]  # these have a product of their own
     sizes = [int(size) for size in chosen.sweep.split(",") if size]
-    return found + [replace(base, batch=size, profile=False) for size in sizes if size != batch]
+    return named + [replace(base, batch=size) for size in sizes if size != batch]
 
 
 def in_own_process(order: Order) -> EngineRun:
@@ -111,22 +100,22 @@ def in_own_process(order: Order) -> EngineRun:
         asked, answered = Path(folder, "order.json"), Path(folder, "answer.json")
         asked.write_text(json.dumps(asdict(order)), encoding="utf-8")
         command = [sys.executable, "-m", "benchmarks.worker", str(asked), str(answered)]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | threads_of(order), check=False)
+        ended = subprocess.run(command, cwd=ROOT, env=os.environ | threads_of(order), check=False)
         if not answered.exists():  # killed, by a lack of memory perhaps
-            return EngineRun(order, "", error=f"the process ended with status {done.returncode}")
+            return EngineRun(order, "", error=f"the process ended with status {ended.returncode}")
         return run_from(json.loads(answered.read_text(encoding="utf-8")))
 
 
 def threads_of(order: Order) -> dict[str, str]:
-    """What the environment says about threads, where the order does."""
+    """Return the environment's variables for the order's number of threads."""
     return {} if order.threads is None else dict.fromkeys(THREADS, str(order.threads))
 
 
 def pages_of(order: Order) -> list[Page]:
-    """The order's pages as the processor of our own engine sees them."""
+    """Return the order's pages as our own processor prepares them."""
     if order.checkpoint:
         processor = Processor.from_folder(Path(order.checkpoint))
-        paths = example_pages(order.pages, order.only)
+        paths = example_pages(order.pages)
         inputs = [processor.prepare(open_page(path), PromptType.OCR_LAYOUT) for path in paths]
         return [
             Page(path.name, page.image.grid.patches, len(page.token_ids))
@@ -142,9 +131,10 @@ def pages_of(order: Order) -> list[Page]:
     return pages
 
 
-def figures(run: EngineRun, pages: Sequence[Page], costs: Costs, ceilings: Ceilings,
-            reference: EngineRun | None) -> Figures:  # fmt: skip
-    """What a run amounts to; texts are compared with those of `reference`, page by page."""
+def figures(
+    run: EngineRun, pages: Sequence[Page], costs: Costs, ceilings: Ceilings, reference: EngineRun | None
+) -> Figures:
+    """Work out a run's figures; texts are compared with those of `reference`, page by page."""
     work = [
         PageWork(page.patches, page.prompt_tokens, tokens)
         for page, tokens in zip(pages, run.output_tokens, strict=True)
@@ -164,7 +154,7 @@ def figures(run: EngineRun, pages: Sequence[Page], costs: Costs, ceilings: Ceili
 
 
 def collect(runs: Sequence[EngineRun], ceilings: Ceilings) -> ResultFile:
-    """All runs of one workload with their figures; texts are compared with our own engine's first run."""
+    """Join all runs of one workload with their figures; texts are compared with our engine's first run."""
     order = runs[0].order
     pages = pages_of(order)
     costs = Costs(_config(order), 4 if order.dtype == "float32" else 2)
@@ -193,7 +183,7 @@ def _config(order: Order) -> ModelConfig:
 
 
 def _without_machine_paths(run: EngineRun) -> EngineRun:
-    """As it is kept: the checkpoint's name without its folder, and no texts (their comparison is kept)."""
+    """Return the run as the file keeps it: the checkpoint's name without its folder, and no texts."""
     name = Path(run.order.checkpoint).name if run.order.checkpoint else None
     return replace(run, order=replace(run.order, checkpoint=name), texts=())
 
@@ -205,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(threads_of(todo[0]))  # read when the library is loaded, which use_openblas does
     if on_cpu:
         use_openblas()
-    ceilings = measure_ceilings(todo[0].dtype, large=not on_cpu)
+    ceilings = measure_ceilings(todo[0].dtype, SMALL if on_cpu else LARGE)
     mx.clear_cache()  # the engines' processes need the memory
     name = f"{chosen.workload.value}-{current_backend().name.value}-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     output = chosen.output or RESULTS / name
@@ -214,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{number}/{len(todo)}] {order.engine.value}, batch {order.batch}", flush=True)
         runs.append(in_own_process(order))
         file = collect(runs, ceilings)
-        file.write(output)  # after every engine: what is measured is kept
+        file.write(output)  # after every engine, so that an interrupted run keeps what it measured
     print(table(file))
     print(f"Kept in {output}")
     return 1 if any(run.error for run in runs) else 0

@@ -1,9 +1,8 @@
-"""A very large collection on one machine: `python -m benchmarks.scale [--pages 200000] [--output FILE]`
+"""Measures a very large collection: `python -m benchmarks.scale [--pages 200000] [--output FILE]`
 
-Runs the program itself on a manifest of small PNG files, all different, with a fake engine in the model's
-place that answers every page with a text of some length. What is measured is what the program adds to a
-model: the seconds from its start to the first page in the engine, its memory, and the same when it resumes
-after three quarters of the pages.
+Runs the program on a manifest of small PNG files, all different, with a fake engine that answers every page
+at once. That measures what the program adds to a model: seconds from its start to the first page in the
+engine, and memory, for a new run and for one resumed after three quarters of the pages.
 
 Each run is a process of its own. Memory is its largest resident set less that of the same program on ten
 pages, which is Python with the libraries it needs.
@@ -43,7 +42,7 @@ class Sample:
     """One run of the program.
 
     Attributes:
-        what: Which one.
+        what: Which run.
         first_page: Seconds from the program's start to its first page in the engine; None where it read none.
         seconds: From its start to its end.
         pages: That the engine was given.
@@ -60,7 +59,7 @@ class Sample:
 
 
 class FakeEngine:
-    """A reader that answers each page with a text of its own, all that are in work in one step."""
+    """A reader that answers each page with a text of its own, all pages in work in one step."""
 
     box_scale = 1000
 
@@ -69,11 +68,11 @@ class FakeEngine:
         self.first_page: float | None = None
         self.pages = 0
         self._length, self._last = length, last
-        self._begun: list[int] = []
+        self._in_work: list[int] = []
 
     @property
     def has_work(self) -> bool:
-        return bool(self._begun)
+        return bool(self._in_work)
 
     def prepare(self, image: "Image") -> "PageInputs":
         return cast("PageInputs", image.size)
@@ -87,7 +86,7 @@ class FakeEngine:
             self.first_page = time.monotonic()
         uids = list(range(self.pages, self.pages + len(prompts)))
         self.pages += len(prompts)
-        self._begun += uids
+        self._in_work += uids
         if self._last is not None and self.pages >= self._last:
             self._last = None
             os.kill(os.getpid(), signal.SIGINT)
@@ -102,13 +101,13 @@ class FakeEngine:
     def next(self) -> "tuple[list[PromptResponse], list[GenerationResponse]]":
         from mlx_chandra.engine.responses import FinishReason, GenerationResponse, PromptResponse
 
-        done, self._begun = self._begun[: self.slots], self._begun[self.slots :]
+        finished, self._in_work = self._in_work[: self.slots], self._in_work[self.slots :]
         tokens = [
             GenerationResponse(uid, uid, FinishReason.STOP if number == ANSWER else None, number)
-            for uid in done
+            for uid in finished
             for number in range(1, ANSWER + 1)
         ]
-        return [PromptResponse(uid, 1000) for uid in done], tokens
+        return [PromptResponse(uid, 1000) for uid in finished], tokens
 
     def stats(self) -> "GeneratorStats":
         from mlx_chandra.engine.responses import GeneratorStats
@@ -120,7 +119,7 @@ class FakeEngine:
 
 
 def make_pages(folder: Path, count: int) -> Path:
-    """So many different PNG files, eight pixels each, in folders; and a manifest that names them."""
+    """Write so many different PNG files, eight pixels each, and return the manifest that names them."""
     manifest = folder / "pages.txt"
     with open(manifest, "w", encoding="utf-8") as names:
         for number in range(count):
@@ -134,7 +133,7 @@ def make_pages(folder: Path, count: int) -> Path:
 
 
 def _png(number: int) -> bytes:
-    """A grey picture of 8 by 1 pixels that are the number's bytes."""
+    """Return a grey picture of 8 by 1 pixels: the number's bytes."""
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 1, 8, 0, 0, 0, 0))
     pixels = _chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">Q", number), 1))
     return b"\x89PNG\r\n\x1a\n" + header + pixels + _chunk(b"IEND", b"")
@@ -145,18 +144,18 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def run_program(arguments: Sequence[str], length: int, last: int | None) -> tuple[float, dict[str, float]]:
-    """Runs the program in a process of its own; returns when it was started, and what that says of itself."""
+    """Run the program in a process of its own; return when it was started, and its last line's figures."""
     script = [sys.executable, "-m", "benchmarks.scale", "--run", str(length), str(last or 0), *arguments]
     began = time.monotonic()
-    done = subprocess.run(script, capture_output=True, text=True)
-    said = done.stdout.splitlines()
-    if done.returncode not in (0, 130) or not said:
-        raise SystemExit(f"The program ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return began, json.loads(said[-1])
+    ended = subprocess.run(script, capture_output=True, text=True)
+    lines = ended.stdout.splitlines()
+    if ended.returncode not in (0, 130) or not lines:
+        raise SystemExit(f"The program ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+    return began, json.loads(lines[-1])
 
 
 def child(length: int, last: int, arguments: Sequence[str]) -> int:
-    """The program with a fake engine; its last line says when the first page came, and the memory."""
+    """Run the program with a fake engine; print when the first page came and the memory as the last line."""
     from mlx_chandra.cli.main import main
 
     engine = FakeEngine(length, last or None)
@@ -167,7 +166,7 @@ def child(length: int, last: int, arguments: Sequence[str]) -> int:
 
 
 def _peak() -> int:
-    """Bytes of this process's largest resident set so far."""
+    """Return the bytes of this process's largest resident set so far."""
     if sys.platform == "linux":  # getrusage also counts what the process was before it became this program
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))

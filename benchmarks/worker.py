@@ -1,6 +1,6 @@
-"""One engine's run in a process of its own: `python -m benchmarks.worker ORDER.json ANSWER.json`.
+"""Runs one engine in a process of its own: `python -m benchmarks.worker ORDER.json ANSWER.json`.
 
-A fresh process per run, so that no engine inherits another's memory, caches, threads or BLAS.
+Each run has a fresh process, so that no engine inherits another's memory, caches, threads or matrix product.
 """
 
 import json
@@ -14,21 +14,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.engines.base import Engine, Outcome, Setup, open_engine
-from benchmarks.made_model import CHANDRA_1, TOY, Dimensions, made_config
-from benchmarks.phases import PhaseClock
+from benchmarks.made_model import CHANDRA_1, TOY, made_config
 from benchmarks.records import EngineRun, Order, order_from
 from benchmarks.workloads import example_pages, make_pages, plan
-from mlx_chandra.models.linux_blas import SWITCH, use_openblas
+from mlx_chandra.models.linux_blas import use_openblas
 
 _WARM_UP_TOKENS = 8
 
 
 def choose_blas(order: Order) -> str:
-    """Settle which matrix product this process uses; returns its name."""
+    """Load OpenBLAS for MLX on a Linux CPU; return the name of this process's matrix product."""
     if not order.engine.uses_mlx:
         return "torch's own"
-    if order.stock_blas:
-        os.environ[SWITCH] = "0"
     from mlx_chandra.models.backend import BackendName, current_backend
 
     backend = current_backend().name
@@ -38,53 +35,44 @@ def choose_blas(order: Order) -> str:
 
 
 def carry_out(order: Order) -> EngineRun:
-    """Open the engine, warm it up, read the pages, and read them again with the phases timed."""
+    """Open the engine, warm it up, and read the pages."""
     before = os.getloadavg()[0]
     blas = choose_blas(order)
-    source = Path(order.checkpoint) if order.checkpoint else _dimensions(order)
+    source = Path(order.checkpoint) if order.checkpoint else (TOY if order.toy else CHANDRA_1)
     engine = open_engine(order.engine, Setup(source, order.dtype, order.batch))
     read = _reader(engine, order)
     read(True)
     started, cpu_started = time.perf_counter(), time.process_time()
     outcome = read(False)
-    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    run = EngineRun(
+    return EngineRun(
         order,
         blas,
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
+        seconds=time.perf_counter() - started,
+        cpu_seconds=time.process_time() - cpu_started,
         output_tokens=tuple(answer.tokens for answer in outcome.answers),
         texts=tuple(answer.text or "" for answer in outcome.answers),
         occupancy=outcome.occupancy,
         steps=outcome.steps,
         peak_device_bytes=engine.peak_device_bytes(),
         peak_rss_bytes=_peak_rss(),
+        load=(before, os.getloadavg()[0]),
     )
-    if order.profile:
-        clock = PhaseClock(engine.wait)
-        with engine.phases(clock):
-            started = time.perf_counter()
-            read(False)
-            run = replace(run, phases=clock.times(time.perf_counter() - started))
-    return replace(run, load=(before, os.getloadavg()[0]))
-
-
-def _dimensions(order: Order) -> Dimensions:
-    return TOY if order.toy else CHANDRA_1
 
 
 def _reader(engine: Engine, order: Order) -> Callable[[bool], Outcome]:
-    """Reads the order's pages, or (given True) just enough to have everything loaded and compiled once: made
-    pages as many as go through at once, for what is compiled for two of them isn't all that 64 need."""
+    """Return a function that reads the order's pages, or a few tokens of some of them to warm up (True).
+
+    Made pages are warmed up as many as are decoded at once: kernels compiled for two rows don't serve 64.
+    """
     if order.checkpoint:
-        paths = example_pages(order.pages, order.only)
-        return lambda few: engine.read_files(
-            paths[:1] if few else paths, _WARM_UP_TOKENS if few else order.max_tokens
+        paths = example_pages(order.pages)
+        return lambda warm_up: engine.read_files(
+            paths[:1] if warm_up else paths, _WARM_UP_TOKENS if warm_up else order.max_tokens
         )
     plans = plan(order.workload, order.pages or 1, order.toy)
-    pages = make_pages(plans, made_config(_dimensions(order)))
-    few_pages = [replace(page, output_tokens=_WARM_UP_TOKENS) for page in pages[: order.batch]]
-    return lambda few: engine.read_made(few_pages if few else pages)
+    pages = make_pages(plans, made_config(TOY if order.toy else CHANDRA_1))
+    few = [replace(page, output_tokens=_WARM_UP_TOKENS) for page in pages[: order.batch]]
+    return lambda warm_up: engine.read_made(few if warm_up else pages)
 
 
 def _peak_rss() -> int:

@@ -1,6 +1,6 @@
-"""What is measured: W1 and W2, made pages of forced output lengths, and WD, the example pages.
+"""The pages that are measured: W1 and W2, made pages of forced output lengths, and WD, the example pages.
 
-Only numbers and inputs; who reads them is `engines/`' business. Sides are (height, width) in pixels.
+Sides are (height, width) in pixels.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Workload(StrEnum):
 
 @dataclass(frozen=True)
 class PagePlan:
-    """One made page: its picture's sides, the prompt tokens behind the picture, the tokens of its answer."""
+    """One made page: its picture's sides, the prompt tokens after the picture, the tokens of its answer."""
 
     height: int
     width: int
@@ -55,7 +55,7 @@ class MadePage:
 
 
 def plan(workload: Workload, pages: int, toy: bool = False) -> list[PagePlan]:
-    """The pages of W1 or W2, the same on every machine.
+    """Return the pages of W1 or W2, the same on every machine.
 
     Raises:
         ValueError: WD has no plan; its pages are files.
@@ -80,17 +80,15 @@ def _toy(page: PagePlan) -> PagePlan:
 
 
 def make_pages(plans: Sequence[PagePlan], config: ModelConfig) -> list[MadePage]:
-    """The inputs of planned pages: noise for pictures (one per shape, shared), random tokens behind them."""
+    """Make the inputs of planned pages: noise for pictures (one per shape, shared), random text tokens."""
     settings = ImageSettings(min_pixels=1024, max_pixels=16_777_216)
     source = np.random.default_rng(1)
-    pictures: dict[tuple[int, int], Image.Image] = {}
     patched = {}
     for page in plans:
         sides = (page.height, page.width)
-        if sides not in pictures:
+        if sides not in patched:
             noise = source.integers(0, 256, (*sides, 3), dtype=np.uint8)
-            pictures[sides] = Image.fromarray(noise)
-            patched[sides] = patch_image(pictures[sides], settings)
+            patched[sides] = patch_image(Image.fromarray(noise), settings)
     merge = config.vision.spatial_merge_size**2
     made = []
     for page in plans:
@@ -104,7 +102,7 @@ def make_pages(plans: Sequence[PagePlan], config: ModelConfig) -> list[MadePage]
 def _prompt(
     image_tokens: int, after_image: int, config: ModelConfig, source: np.random.Generator
 ) -> NDArray[np.int32]:
-    """[T] the picture's tokens between their marks, then text; the end mark is the first token after it."""
+    """Return [T] the picture's tokens between their marks, then text; the end mark counts as text."""
     special = {config.image_token_id, config.vision_start_token_id, config.vision_end_token_id}
     text = source.integers(0, min(special) - 16, after_image - 1)  # the ids below are plain text
     picture = [config.image_token_id] * image_tokens
@@ -113,18 +111,9 @@ def _prompt(
     )
 
 
-def example_pages(count: int | None = None, only: Sequence[str] = ()) -> list[Path]:
-    """The example pages sorted by path, or `count` of them evenly spread, or those named in `only`.
-
-    Raises:
-        ValueError: There is no page of such a name.
-    """
+def example_pages(count: int | None = None) -> list[Path]:
+    """Return the example pages sorted by path, or `count` of them evenly spread."""
     found = sorted(path for path in EXAMPLES.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if only:
-        unknown = set(only) - {path.stem for path in found}
-        if unknown:
-            raise ValueError(f"there is no example page named {', '.join(sorted(unknown))}")
-        return [path for path in found if path.stem in only]
     if count is None or count >= len(found):
         return found
     return [found[place * len(found) // count] for place in range(count)]

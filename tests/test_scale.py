@@ -1,45 +1,67 @@
-"""What a large collection costs, in numbers of files looked into, so that it holds on any machine."""
+"""What a large collection costs, in numbers of opened files and commits, so that it holds on any machine."""
 
 import os
+import sqlite3
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlx_chandra import done
-from mlx_chandra.documents import content, image_files
-from mlx_chandra.documents import pages as document_pages
-from mlx_chandra.outputs import journal_file
 from tests.cli.program import here, make_page, read
 from tests.documents.pdf_files import make_pdf
 
 OLD = 1_600_000_000  # a time in 2020, in seconds
-PAGES, DONE = 600, 450
+PAGES, READ_FIRST = 600, 450
+ONCE_TO_HASH_ONCE_TO_READ = 2
+
+
+class Watch:
+    """Counts files opened below a folder (by Python's audit events), and commits to any database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+        self.opened: Counter[str] = Counter()
+        self.commits = 0
+
+    def notice(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]).startswith(self.folder):
+            self.opened[str(arguments[0])] += 1
+
+    def traced(self, statement: str) -> None:
+        self.commits += statement.lower().startswith("commit")
+
+    def clear(self) -> None:
+        self.opened.clear()
+        self.commits = 0
+
+
+_watches: list[Watch] = []  # an audit hook can't be removed, so there is one, and it tells who is here
+
+
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
+    for watch in _watches:
+        watch.notice(event, arguments)
+
+
+sys.addaudithook(_audit)
 
 
 @pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often files were opened, hashed and looked into for their pages."""
-    found: Counter[str] = Counter()
-    opens, hashes, pages = image_files.open_regular, content.content_hash, document_pages.pages_of
+def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    counts, connect = Watch(tmp_path / "pages"), sqlite3.connect
 
-    def open_regular(path: str) -> object:
-        found["opened"] += 1
-        return opens(path)
+    def traced(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **named)
+        connection.set_trace_callback(counts.traced)
+        return connection
 
-    def content_hash(path: str) -> str | None:
-        found["hashed"] += 1
-        return hashes(path)
-
-    def pages_of(*arguments: object) -> object:
-        found["asked for pages"] += 1
-        return pages(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(image_files, "open_regular", open_regular)
-    monkeypatch.setattr(content, "open_regular", open_regular)
-    monkeypatch.setattr(done, "content_hash", content_hash)
-    monkeypatch.setattr(document_pages, "pages_of", pages_of)
-    return found
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    _watches.append(counts)
+    yield counts
+    _watches.remove(counts)
 
 
 def make_pages(folder: Path) -> list[Path]:
@@ -49,49 +71,37 @@ def make_pages(folder: Path) -> list[Path]:
     return paths
 
 
-def test_a_resumed_run_looks_into_the_files_alone_that_are_left(
-    tmp_path: Path, counts: Counter[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_opens_only_the_files_that_are_left(tmp_path: Path, watch: Watch) -> None:
     paths = make_pages(tmp_path / "pages")
     manifest = tmp_path / "list.txt"
     command = ["ocr", "--manifest", str(manifest), "-o", str(tmp_path / "r.csv"), "--no-text"]
-    manifest.write_text("".join(f"{path}\n" for path in paths[:DONE]))
+    manifest.write_text("".join(f"{path}\n" for path in paths[:READ_FIRST]))
+    watch.clear()
     assert here(*command) == 0
-    assert counts["hashed"] == DONE
-    assert counts["opened"] == 2 * DONE  # once to hash it, once to read it
-    counts.clear()
+    assert len(watch.opened) == READ_FIRST
+    assert max(watch.opened.values()) <= ONCE_TO_HASH_ONCE_TO_READ
+    watch.clear()
     manifest.write_text("".join(f"{path}\n" for path in paths))
-    commits: list[str] = []
-    connected = journal_file._connected
-
-    def traced(path: str, options: str) -> object:
-        database = connected(path, options)
-        database.set_trace_callback(lambda said: commits.append(said) if said == "commit" else None)
-        return database
-
-    monkeypatch.setattr(journal_file, "_connected", traced)
     assert here(*command, "--resume") == 0
-    left = PAGES - DONE
     assert len(read(tmp_path / "r.csv")) == PAGES
-    assert counts["hashed"] == left
-    assert counts["opened"] == 2 * left
-    assert counts["asked for pages"] <= 2 * left  # once to read them, once to count them
-    assert len(commits) < left  # a group of pages at a time
-    counts.clear()
+    assert set(watch.opened) == {str(path) for path in paths[READ_FIRST:]}
+    assert max(watch.opened.values()) <= ONCE_TO_HASH_ONCE_TO_READ
+    assert 0 < watch.commits < PAGES - READ_FIRST  # a group of pages at a time
+    watch.clear()
     assert here(*command, "--resume") == 0
-    assert counts == {}
+    assert not watch.opened
 
 
-def test_documents_that_are_done_are_opened_once_for_their_pages_and_not_hashed(
-    tmp_path: Path, counts: Counter[str]
+def test_documents_that_were_read_are_opened_once_at_most_when_a_run_resumes(
+    tmp_path: Path, watch: Watch
 ) -> None:
     for number in range(20):
         make_pdf(tmp_path / "pages" / f"{number}.pdf", f"{number / 20} 0 0", f"0 {number / 20} 1")
         os.utime(tmp_path / "pages" / f"{number}.pdf", (OLD, OLD))
     command = ["ocr", str(tmp_path / "pages"), "-o", str(tmp_path / "r.csv"), "--no-text"]
     assert here(*command) == 0
-    assert counts["hashed"] == 20
-    counts.clear()
+    watch.clear()
     assert here(*command, "--resume") == 0
-    assert counts["hashed"] == 0
-    assert counts["opened"] == 20
+    pdfs = {path: count for path, count in watch.opened.items() if path.endswith(".pdf")}
+    assert len(pdfs) <= 20
+    assert all(count == 1 for count in pdfs.values())  # for their pages; to hash them would be another time

@@ -1,19 +1,17 @@
-"""The one interface that all engines are measured through, and which engines there are."""
+"""The interface through which every engine is measured, and the list of engines."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from benchmarks.made_model import Dimensions
-from benchmarks.phases import PhaseClock
 from benchmarks.workloads import MadePage
 
 
 class EngineName(StrEnum):
-    """An engine, and the mode that it runs in."""
+    """An engine, and the mode it runs in."""
 
     OURS = "mlx-chandra"
     MLX_VLM = "mlx-vlm batch_generate"
@@ -33,7 +31,7 @@ class Setup:
     Attributes:
         source: A checkpoint folder, or the dimensions of a model with made weights.
         dtype: float32 or bfloat16.
-        batch: Pages decoded at once, at most.
+        batch: Most pages decoded at once.
     """
 
     source: Path | Dimensions
@@ -43,7 +41,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a page was answered; a made model's text means nothing and is None."""
+    """A page's text (None for a made model, whose text means nothing) and its number of output tokens."""
 
     text: str | None
     tokens: int
@@ -51,7 +49,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All answers in the order of the pages, and what the engine says of its slots, where it counts that."""
+    """All answers in the order of the pages; slots in use (share) and steps, where the engine counts them."""
 
     answers: list[Answer]
     occupancy: float | None = None
@@ -59,31 +57,23 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """One engine, opened: the weights are in memory."""
+    """An engine whose weights are in memory."""
 
     def read_files(self, paths: Sequence[Path], max_tokens: int) -> Outcome:
-        """From files to texts, with the checkpoint's own layout prompt, greedy."""
+        """Read files greedily, with the checkpoint's own layout prompt."""
         ...
 
     def read_made(self, pages: Sequence[MadePage]) -> Outcome:
-        """From prepared inputs to tokens; each page gets exactly its number of tokens."""
-        ...
-
-    def phases(self, clock: PhaseClock) -> AbstractContextManager[None]:
-        """While the context lasts, `clock` sees the engine's phases."""
-        ...
-
-    def wait(self, result: object) -> None:
-        """Return when the device has computed `result` and all that was launched before."""
+        """Decode prepared inputs; each page gets exactly its number of tokens."""
         ...
 
     def peak_device_bytes(self) -> int | None:
-        """The most device memory so far; None where the engine doesn't know."""
+        """Return the most device memory used so far; None where the engine doesn't count it."""
         ...
 
 
 def open_engine(name: EngineName, setup: Setup) -> Engine:
-    """Load an engine; only then is its library imported."""
+    """Load an engine. Its library is imported only here."""
     if name is EngineName.OURS:
         from benchmarks.engines.ours import Ours
 

@@ -1,30 +1,26 @@
 """mlx-vlm 0.7.10 in three modes: batch_generate as it is, with group_by_shape=False, and its BatchGenerator.
 
-Two things of this release matter to anyone who reads the figures. Its detokenizer fails on added tokens that
-hold a space, which the demo checkpoint has, so tokens are collected here and decoded at the end. And a
-prefill of several pages uses the deepstack features in the order in which the pages were given, while the
-pages themselves are sorted by length: with group_by_shape=False pages are therefore handed over sorted, and
-the BatchGenerator prefills one page at a time. Otherwise its answers are wrong.
+Two defects of this release are worked around. Its detokenizer fails on added tokens that hold a space, which
+the demo checkpoint has: tokens are collected here and decoded at the end. A prefill of several pages sorts
+the pages by length but not their deepstack features: pages are handed over sorted with group_by_shape=False,
+and the BatchGenerator prefills one page at a time. Otherwise its answers are wrong.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx_vlm
 import numpy as np
-from mlx_vlm.generate import ar, generation_stream
+from mlx_vlm.generate import ar
 from mlx_vlm.models.qwen3_vl import Model, ModelConfig
-from mlx_vlm.models.qwen3_vl.vision import VisionModel
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import load_image, prepare_inputs, process_image
 from PIL import Image
 
 from benchmarks.engines.base import Answer, EngineName, Outcome, Setup
 from benchmarks.made_model import Naming, config_json, made_tensors
-from benchmarks.phases import Phase, PhaseClock
 from benchmarks.workloads import MadePage
 from mlx_chandra.processing.processor import Processor
 from mlx_chandra.processing.prompt import PromptType, prompt_text
@@ -33,7 +29,7 @@ _AHEAD = 2  # pages whose pictures are encoded before a slot is free for them
 
 
 class _Tokens:
-    """A detokenizer that only keeps the tokens of each answer."""
+    """A detokenizer that keeps the tokens of each answer and decodes nothing."""
 
     def __init__(self) -> None:
         self.answers: list[list[int]] = []
@@ -53,7 +49,7 @@ class _Tokens:
 
 
 class _NeverStops:
-    """Stopping criteria of a tokenizer that knows no end."""
+    """Stopping criteria that never stop."""
 
     def add_eos_token_ids(self, ids: object = None) -> None:
         pass
@@ -125,13 +121,9 @@ class MlxVlm:
     def read_files(self, paths: Sequence[Path], max_tokens: int) -> Outcome:
         tokens = self._read_files(paths, max_tokens)
         texts = [self._processor.tokenizer.decode(answer, skip_special_tokens=True) for answer in tokens]
-        # where a page stops by itself, its stop token was generated too, but is not among these
-        return Outcome(
-            [
-                Answer(text, len(answer) + (len(answer) < max_tokens))
-                for text, answer in zip(texts, tokens, strict=True)
-            ]
-        )
+        pages = zip(texts, tokens, strict=True)
+        # a page that stops by itself has generated its stop token too, which is not among these
+        return Outcome([Answer(text, len(answer) + (len(answer) < max_tokens)) for text, answer in pages])
 
     def _read_files(self, paths: Sequence[Path], max_tokens: int) -> list[list[int]]:
         if self._name is EngineName.MLX_VLM_CONTINUOUS:
@@ -153,13 +145,13 @@ class MlxVlm:
         grouped = self._name is EngineName.MLX_VLM
         size = len(images) if grouped else self._batch
         for start in range(0, len(images), size):
-            piece = slice(start, start + size)
+            part = slice(start, start + size)
             mlx_vlm.batch_generate(
                 self._model,
                 processor,
-                images=images[piece],
-                prompts=prompts[piece],
-                max_tokens=max_tokens[piece],
+                images=images[part],
+                prompts=prompts[part],
+                max_tokens=max_tokens[part],
                 group_by_shape=grouped,
             )
 
@@ -194,7 +186,7 @@ class MlxVlm:
         return Outcome([Answer(None, len(answer)) for answer in answers])
 
     def _file_inputs(self, path: Path) -> dict[str, mx.array]:
-        """One page as batch_generate would make it."""
+        """Prepare one page as batch_generate would."""
         processor = self._processor
         image = process_image(str(path), None, processor.image_processor)
         prompt = apply_chat_template(processor, self._model.config, self._prompt, num_images=1)
@@ -204,7 +196,7 @@ class MlxVlm:
     def _continuous(
         self, processor: Any, pages: Iterator[dict[str, mx.array]], limits: list[int]
     ) -> list[list[int]]:
-        """Feed the BatchGenerator page by page, as slots become free."""
+        """Give the BatchGenerator page by page, as slots become free."""
         generator = ar.BatchGenerator(
             self._model.language_model,
             processor,
@@ -235,21 +227,6 @@ class MlxVlm:
         named = {**given, **{name: value for name, value in embedded.items() if value is not None}}
         (uid,) = generator.insert(ids, [limit], prompt_kwargs=[named], attention_mask=mask)
         return int(uid)
-
-    @contextmanager
-    def phases(self, clock: PhaseClock) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(clock.around(VisionModel, "__call__", Phase.VISION))
-            stack.enter_context(clock.around(ar.PromptProcessingBatch, "prompt_step", Phase.PREFILL))
-            stack.enter_context(clock.around(ar.PromptProcessingBatch, "generate", Phase.PREFILL))
-            stack.enter_context(clock.around(ar.GenerationBatch, "next", Phase.DECODE))
-            yield
-
-    def wait(self, result: object) -> None:
-        if isinstance(result, tuple):  # the vision tower's
-            mx.eval(result)
-        mx.synchronize(generation_stream)
-        mx.synchronize()
 
     def peak_device_bytes(self) -> int:
         return mx.get_peak_memory()

@@ -1,10 +1,9 @@
 """transformers: model.generate over static batches, each batch as long as its longest answer.
 
-Pages are sorted by the length of their prompts, so that batches are padded little, which is to its favour.
+Pages are sorted by the length of their prompts, so that batches are padded little. That favours it.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from benchmarks.engines.base import Answer, Outcome, Setup
 from benchmarks.made_model import Dimensions, Naming, config_json, made_tensors
-from benchmarks.phases import Phase, PhaseClock
 from benchmarks.workloads import MadePage
 from mlx_chandra.documents.image_files import open_page
 from mlx_chandra.processing.processor import Processor
@@ -120,31 +118,6 @@ class Transformers:
         )
         answers: list[list[int]] = output[:, longest:].tolist()
         return answers
-
-    @contextmanager
-    def phases(self, clock: PhaseClock) -> Iterator[None]:
-        def enter(module: object, arguments: object, named: dict[str, Any]) -> None:
-            clock.enter(Phase.PREFILL if named["input_ids"].shape[1] > 1 else Phase.DECODE)
-
-        def leave(module: object, arguments: object, result: object) -> None:
-            clock.leave(result)
-
-        tower = self._model.model.visual
-        hooks = [
-            tower.register_forward_pre_hook(lambda module, arguments: clock.enter(Phase.VISION)),
-            tower.register_forward_hook(leave),
-            self._model.register_forward_pre_hook(enter, with_kwargs=True),
-            self._model.register_forward_hook(leave),
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def wait(self, result: object) -> None:
-        if self._device == "cuda":
-            torch.cuda.synchronize()
 
     def peak_device_bytes(self) -> int | None:
         return int(torch.cuda.max_memory_allocated()) if self._device == "cuda" else None

@@ -12,8 +12,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from benchmarks.engines.ours import in_one_thread
+from mlx_chandra.engine import passes
 from mlx_chandra.engine.generator import BatchGenerator
+from mlx_chandra.engine.lane import SameThread
 from mlx_chandra.engine.passes import Passes
 from mlx_chandra.engine.responses import FinishReason, GenerationResponse
 from mlx_chandra.engine.sampler import Sampling
@@ -462,8 +463,8 @@ def test_the_host_says_where_tokens_are_only_where_pages_have_come_or_moved(
         return original(model, token_ids, *others)
 
     monkeypatch.setattr(Qwen3VL, "decode", decode)
-    with in_one_thread():  # to look at graphs unhurried
-        crowd = generator(model_as_on_cuda, 11)  # a step has 16 rows
+    monkeypatch.setattr(passes, "lane_for", lambda other_thread: SameThread())  # to look at graphs unhurried
+    crowd = generator(model_as_on_cuda, 11)  # a step has 16 rows
     crowd.insert(pages[:11], [60, 9, 60, 60, 20, 60, 60, 60, 60, 31, 60])  # three holes
     run(crowd)
     assert len(graphs) == 59

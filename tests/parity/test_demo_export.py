@@ -6,6 +6,9 @@ Needs torch and transformers.
 from __future__ import annotations
 
 import json
+import threading
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tools.demo_model.composing import TYPE_SIZES  # noqa: E402
-from tools.demo_model.decode import read_pages  # noqa: E402
+from tools.demo_model.curriculum import Curriculum  # noqa: E402
 from tools.demo_model.export import blended, export, read_weights  # noqa: E402
 from tools.demo_model.losses import (  # noqa: E402
     LINE_START_WEIGHT,
@@ -31,13 +34,10 @@ from tools.demo_model.model import (  # noqa: E402
     DemoConfig,
     DemoModel,
     merge_order,
-    text_positions,
-    text_rotary,
-    vision_geometry,
 )
 from tools.demo_model.prompts import PromptTokens  # noqa: E402
 from tools.demo_model.steps import DeviceBatch, Trainer  # noqa: E402
-from tools.demo_model.widen import with_key_value_heads  # noqa: E402
+from tools.demo_model.train import BatchQueue, Clock, save, start  # noqa: E402
 
 SPECIALS = (
     "<|endoftext|>",
@@ -148,7 +148,7 @@ def test_training_can_go_on_from_an_exported_checkpoint(tmp_path: Path) -> None:
     config = DemoConfig()
     trainer = random_trainer(write_tokenizer(tmp_path, config.vocabulary))
     export(dict(trainer.model.state_dict()), config, tmp_path, torch.float32)
-    back = read_weights([tmp_path / "model.safetensors"], config)
+    back = read_weights(tmp_path / "model.safetensors", config)
     want = trainer.model.state_dict()
     assert sorted(back) == sorted(want)
     for name, value in want.items():
@@ -165,26 +165,6 @@ def test_a_blend_lies_between_two_checkpoints_at_its_share() -> None:
     for name, value in blend.items():
         want = torch.lerp(new[name], earlier[name].to(torch.bfloat16).float(), 0.25)
         torch.testing.assert_close(value, want, msg=name)
-
-
-def test_a_model_with_more_key_value_heads_says_what_the_one_with_fewer_said() -> None:
-    narrow, wide = DemoConfig(key_value_heads=1), DemoConfig(key_value_heads=4)
-    before, after = DemoModel(narrow), DemoModel(wide)
-    before.initialise(torch.Generator().manual_seed(1))
-    shake(before)
-    after.load_state_dict(with_key_value_heads(before.state_dict(), wide))
-    geometry = vision_geometry(wide, 64, 96, CPU)
-    rotary = text_rotary(wide, text_positions(0, geometry.grid, 8, wide.merge), CPU)
-    said = []
-    with torch.no_grad():
-        for model in (before, after):
-            vision = model.vision(torch.linspace(-1, 1, 64 * 96).view(1, 64, 96), geometry)
-            stream = torch.cat((vision.tokens, model.embed(torch.arange(8))[None]), dim=1)
-            said.append(model.logits(model.text(stream, rotary, vision, 0)[-1]))
-    assert said[0].std() > 0.1
-    torch.testing.assert_close(said[1], said[0])
-    with pytest.raises(ValueError, match="4 key/value heads can't be copied to 1"):
-        with_key_value_heads(after.state_dict(), narrow)
 
 
 def test_a_spoiled_answer_differs_in_some_text_only_and_never_in_tags_boxes_or_whole_pages() -> None:
@@ -209,29 +189,10 @@ def test_neighbouring_lines_of_the_smallest_type_never_share_a_place() -> None:
     assert 0.9 * 1.08 * min(TYPE_SIZES) > Y_STEP
 
 
-def test_a_lines_first_token_weighs_more_and_one_that_stands_nowhere_does_not() -> None:
+def test_a_lines_first_token_weighs_more_and_one_that_is_nowhere_does_not() -> None:
     places = torch.tensor([[[9.0, 20.0], [30.0, 20.5], [9.0, 33.0], [30.0, 33.0], [float("nan")] * 2]])
     assert line_weights(places).tolist() == [[1.0, 1.0, LINE_START_WEIGHT, 1.0, 1.0]]
     assert LINE_START_WEIGHT > 1
-
-
-def test_reading_with_a_cache_says_what_reading_without_one_says(tmp_path: Path) -> None:
-    ids = write_tokenizer(tmp_path, DemoConfig().vocabulary)
-    trainer = random_trainer(ids)
-    pages = torch.from_numpy(np.random.default_rng(8).uniform(-1, 1, (3, 96, 160)).astype(np.float32))
-    lead, after = list(trainer.prompts.lead), list(trainer.prompts.after[0])
-    rows = read_pages(trainer.model, pages, lead, after, stop=ids["<|im_end|>"], max_tokens=24)
-    longest = max(len(row) for row in rows)
-    assert len({token for row in rows for token in row}) > 10, "too dull a model to tell anything"
-    answers = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    batch = random_batch((96, 160), pages=3, length=longest)
-    inputs = StepInputs(pages, answers, batch.lengths, batch.places, batch.characters)
-    shape = trainer.shape(batch)
-    with torch.no_grad():
-        vision = trainer.model.vision(pages, vision_geometry(trainer.config, 96, 160, CPU))
-        again = trainer.model.logits(reading_states(trainer.model, vision, inputs, shape)[1]).argmax(-1)
-    for row, said in zip(rows, again.tolist(), strict=True):
-        assert said[: len(row)] == row
 
 
 def test_training_learns_a_batch_by_heart_and_goes_on_after_a_save_as_if_never_stopped(
@@ -246,15 +207,58 @@ def test_training_learns_a_batch_by_heart_and_goes_on_after_a_save_as_if_never_s
     for _ in range(24):
         trainer.train_on(batch)
     assert trainer.read_log()[0]["steps"] == 24
-    saved = {name: value.clone() for name, value in trainer.optimiser.state().items()}
+    clock, curriculum = Clock(25, 50, 3.5), Curriculum(5, 2)
+    save(tmp_path, trainer, clock, curriculum)
     torch.manual_seed(1)
     trainer.train_on(batch)
     assert trainer.read_log()[0]["reading"] < first / 4
 
     other = Trainer(DemoConfig(), 106, prompts(ids), levels=5, device=CPU, fast=False)
-    other.optimiser.restore(saved)
+    assert start(Namespace(out=tmp_path), other) == (clock, curriculum)
     other.set_rates(rate=0.5, keep=0.9, rough=0.0)
     torch.manual_seed(1)
     other.train_on(batch)
     for name, value in other.optimiser.state().items():
         torch.testing.assert_close(value, trainer.optimiser.state()[name], msg=name)
+
+
+def test_a_new_run_starts_from_the_averaged_weights_of_an_earlier_one(tmp_path: Path) -> None:
+    ids = write_tokenizer(tmp_path, DemoConfig().vocabulary)
+    earlier = random_trainer(ids)
+    earlier.optimiser.average.copy_(earlier.optimiser.weights)
+    save(tmp_path, earlier, Clock(), Curriculum(5))
+    trainer = Trainer(DemoConfig(), 106, prompts(ids), levels=5, device=CPU, fast=False)
+    options = Namespace(out=tmp_path / "new", start_from=tmp_path / "average.safetensors", start_seconds=60.0)
+    clock, curriculum = start(options, trainer)
+    assert (clock.seconds, curriculum.unlocked) == (60.0, 5)
+    for name, value in trainer.model.state_dict().items():
+        want = earlier.model.state_dict()[name].to(torch.bfloat16).float()
+        torch.testing.assert_close(value, want, msg=name)
+
+
+def test_batches_come_as_they_are_drawn_and_an_earlier_one_again_while_none_is_ready() -> None:
+    batches = [random_batch((32, 32), pages=2, length=length) for length in (3, 4)]
+    more = threading.Event()
+
+    def drawn() -> Iterator[DeviceBatch]:
+        yield from batches
+        more.wait()
+
+    waiting = BatchQueue(drawn(), (1.0,), CPU)
+    lengths = [waiting.get().answers.shape[1] for _ in range(5)]
+    assert lengths[:2] == [3, 4]
+    assert set(lengths[2:]) <= {3, 4}
+    assert waiting.again == 3
+    more.set()
+    waiting.stop()
+    assert not waiting.thread.is_alive()
+
+
+def test_a_worker_that_fails_ends_the_training_with_its_error() -> None:
+    def drawn() -> Iterator[DeviceBatch]:
+        raise ValueError("no such font")
+        yield
+
+    with pytest.raises(RuntimeError, match="the page workers stopped") as caught:
+        BatchQueue(drawn(), (1.0,), CPU).get()
+    assert "no such font" in str(caught.value.__cause__)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from tools.demo_model.text import ALPHABET
 from tools.demo_model.tokenizer import (
     ENTITIES,
-    LAYOUT_PIECES,
+    LAYOUT_PARTS,
     SPECIAL_TOKENS,
     TAGS,
     VOCABULARY_SIZE,
@@ -36,9 +36,9 @@ def test_the_vocabulary_has_exactly_1024_entries(tokenizer: Tokenizer) -> None:
     assert sorted(tokenizer.get_vocab().values()) == list(range(1024))
 
 
-@pytest.mark.parametrize("piece", [*TAGS, *LAYOUT_PIECES, *ENTITIES, *SPECIAL_TOKENS])
-def test_every_fixed_piece_of_an_answer_is_one_token(tokenizer: Tokenizer, piece: str) -> None:
-    assert tokenizer.encode(piece).tokens == [piece]
+@pytest.mark.parametrize("part", [*TAGS, *LAYOUT_PARTS, *ENTITIES, *SPECIAL_TOKENS])
+def test_every_fixed_part_of_an_answer_is_one_token(tokenizer: Tokenizer, part: str) -> None:
+    assert tokenizer.encode(part).tokens == [part]
 
 
 def test_digits_are_tokens_one_by_one(tokenizer: Tokenizer) -> None:

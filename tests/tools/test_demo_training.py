@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tools.demo_model.card import draw_curve, read_levels
 from tools.demo_model.curriculum import FINAL_MIX, Curriculum, average_keep, rate, rough_share
-from tools.demo_model.curve import Point, svg
-from tools.demo_model.evaluate import markdown, table, worst_pages
+from tools.demo_model.evaluate import markdown, table
 from tools.demo_model.exam import PAPERS, Question
 from tools.demo_model.prompts import PromptKind, PromptTokens
 from tools.demo_model.score import edit_distance, plain_text, score_page, summarise
@@ -154,11 +153,17 @@ def test_the_evaluations_table_shows_rate_and_worst_page_of_each_level() -> None
     text = markdown(table(questions, scores))
     assert f"| {PAPERS[0].name} | 0.00 (0.0) |  |  |  | 12.50 (12.5) | 8.33 (12.5) | 1 of 2 |" in text
     assert f"| {PAPERS[3].name} | 100.00 (100.0) |" in text
-    assert worst_pages(questions, answers, scores, 1)[0]["truth"] == "ab"
 
 
-@pytest.mark.parametrize(("longest", "step"), [(300, 60), (1080, 120), (8839, 1200)])
-def test_a_curve_has_no_more_numbers_below_than_one_can_read(longest: float, step: int) -> None:
-    picture = svg([[Point(0, 1.0), Point(longest, 0.01)]], ["page"])
-    numbers = re.findall(r'text-anchor="middle">(\d+)<', picture)
-    assert numbers == [str(seconds) for seconds in range(0, int(longest) + 1, step)]
+def test_the_curve_has_each_levels_mean_loss_over_all_calls_of_the_run(tmp_path: Path) -> None:
+    def row(seconds: float, level: int, steps: int, reading: float) -> str:
+        return json.dumps({"seconds": seconds, "levels": {level: {"steps": steps, "reading": reading}}})
+
+    calls = [tmp_path / name for name in ("first.jsonl", "second.jsonl")]
+    calls[0].write_text(f"{row(1, 0, 50, 2.0)}\n{row(5, 0, 150, 1.0)}\n", encoding="utf-8")
+    calls[1].write_text(f"{row(7, 0, 50, 0.5)}\n{row(8, 1, 50, 3.0)}\n", encoding="utf-8")
+    levels = read_levels(calls)
+    assert levels == {0: {3.0: 1.25, 9.0: 0.5}, 1: {9.0: 3.0}}
+    pytest.importorskip("matplotlib")
+    draw_curve(levels, tmp_path / "curve.svg")
+    assert "seconds of training" in (tmp_path / "curve.svg").read_text(encoding="utf-8")

@@ -1,7 +1,4 @@
-"""Sets whole blocks (headings, paragraphs, lists, tables) and gives each its part of the answer.
-
-What the blocks say and how they look is chosen by pages.py (for training) or examples.py (for people).
-"""
+"""Sets whole blocks (headings, paragraphs, lists, tables) and gives each its part of the answer."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ class Block:
         box: x0, y0, x1, y1 in pixels.
         html: Its part of the answer.
         text: Its words, with a newline between list items and table rows, a space between cells.
-        points: float32 [len(html), 2]; where each character of html stands; nan for tags.
+        points: float32 [len(html), 2]; place of each character of html; nan for tags.
         lines: How many lines of text it takes.
         bottom: Where the next block may start, in pixels.
     """
@@ -52,7 +49,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Room:
-    """Where a block may stand: left edge, top and width in pixels, and how many lines still fit."""
+    """The room for a block: left edge, top and width in pixels, and how many lines still fit."""
 
     left: float
     top: float
@@ -97,28 +94,28 @@ def one_tag(label: str, tag: str, text: SetText, bottom: float) -> Block:
 
 
 def set_paragraph(sheet: Sheet, text: str, room: Room, style: Style, label: str = "Text") -> Block:
-    """Sets running text; what does not fit in the room's lines is left out, of the answer too."""
-    done = set_wrapped(sheet, text, room.left, room.top, room.width, style, room.lines)
-    return one_tag(label, "p", done, room.top + done.lines * style.leading)
+    """Set running text; what does not fit in the room's lines is left out, of the answer too."""
+    laid = set_wrapped(sheet, text, room.left, room.top, room.width, style, room.lines)
+    return one_tag(label, "p", laid, room.top + laid.lines * style.leading)
 
 
 def set_heading(
     sheet: Sheet, text: str, level: int, room: Room, style: Style, underlined: bool = False
 ) -> Block:
-    """Sets a heading of level 1 or 2, in two lines at most."""
-    done = set_wrapped(sheet, text, room.left, room.top, room.width, style, min(2, room.lines))
-    bottom = room.top + done.lines * style.leading
-    if underlined and done.lines == 1:
-        x0, _, x1, y1 = done.box
+    """Set a heading of level 1 or 2, in two lines at most."""
+    laid = set_wrapped(sheet, text, room.left, room.top, room.width, style, min(2, room.lines))
+    bottom = room.top + laid.lines * style.leading
+    if underlined and laid.lines == 1:
+        x0, _, x1, y1 = laid.box
         y = y1 - 0.1 * style.glyphs.size
         sheet.rule(x0, y, x1, y + style.glyphs.size / 16)
-    return one_tag("Section-Header", f"h{level}", done, bottom)
+    return one_tag("Section-Header", f"h{level}", laid, bottom)
 
 
 def set_list(
     sheet: Sheet, items: Sequence[str], room: Room, style: Style, bullet: str = "•", gap: float = 0.0
 ) -> Block:
-    """Sets a bullet list with hanging indents; items that don't fit are left out."""
+    """Set a bullet list with hanging indents; items that don't fit are left out."""
     hang = measure(bullet + " ", style).width + 0.45 * style.glyphs.size
     parts, boxes, texts = AnswerParts(), [], []
     parts.tag("<ul>")
@@ -128,21 +125,21 @@ def set_list(
             break
         mark = measure(bullet, style)
         sheet.set_line(mark, (0, 1), room.left, first_baseline(top, style), style)
-        done = set_wrapped(sheet, item, room.left + hang, top, room.width - hang, style, room.lines - lines)
+        laid = set_wrapped(sheet, item, room.left + hang, top, room.width - hang, style, room.lines - lines)
         parts.tag("<li>")
-        parts.text(done.text, done.points)
+        parts.text(laid.text, laid.points)
         parts.tag("</li>")
-        boxes.append((room.left, *done.box[1:]))
-        texts.append(done.text)
-        lines += done.lines
-        top += done.lines * style.leading + gap
+        boxes.append((room.left, *laid.box[1:]))
+        texts.append(laid.text)
+        lines += laid.lines
+        top += laid.lines * style.leading + gap
     parts.tag("</ul>")
     html, points = parts.finish()
     return Block("List-Group", union(boxes), html, "\n".join(texts), points, lines, top)
 
 
 def column_widths(cells: Sequence[Sequence[Measured]], look: TableLook) -> list[float]:
-    """Each column's width in pixels with its padding, stretched where the look asks for it."""
+    """Return each column's width in pixels with its padding, stretched where the look asks for it."""
     widths = [max(cell.width for cell in column) + 2 * look.padding for column in zip(*cells, strict=True)]
     spare = max(0.0, look.width - sum(widths)) / len(widths)
     return [width + spare for width in widths]
@@ -154,14 +151,14 @@ def measure_cells(rows: Sequence[Sequence[str]], style: Style, look: TableLook) 
 
 
 def table_width(rows: Sequence[Sequence[str]], style: Style, look: TableLook) -> float:
-    """How wide the table would be, in pixels."""
+    """Return how wide the table would be, in pixels."""
     return sum(column_widths(measure_cells(rows, style, look), look))
 
 
 def set_table(
     sheet: Sheet, rows: Sequence[Sequence[str]], room: Room, style: Style, look: TableLook
 ) -> Block:
-    """Sets a table, one line a row; rows that don't fit are left out."""
+    """Set a table, one line a row; rows that don't fit are left out."""
     rows = rows[: room.lines]
     cells = measure_cells(rows, style, look)
     widths = column_widths(cells, look)
@@ -194,7 +191,7 @@ def set_table(
 def table_box(
     edges: Sequence[float], top: float, bottom: float, pitch: float, rows: int, style: Style, look: TableLook
 ) -> Box:
-    """The rules' rectangle, or where there are none around the table, that of its text."""
+    """Return the rules' rectangle, or where there are none around the table, that of its text."""
     if look.grid:
         return (edges[0], top, edges[-1], bottom)
     first = first_baseline(top + look.row_gap / 2, style)
@@ -221,7 +218,7 @@ def draw_rules(
 
 
 def joined(blocks: Sequence[Block]) -> tuple[str, Points]:
-    """The blocks' answers one after the other: html and points float32 [len(html), 2]."""
+    """Join the blocks' answers: html and points float32 [len(html), 2]."""
     if not blocks:
         return "", np.zeros((0, 2), np.float32)
     return "".join(block.html for block in blocks), np.concatenate([block.points for block in blocks])

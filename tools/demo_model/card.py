@@ -1,4 +1,4 @@
-"""Writes the demo checkpoint's model card: what it is, how it was made, and what was measured.
+"""Writes the demo checkpoint's model card and its learning curve (which needs matplotlib).
 
     python -m tools.demo_model.card --exam exam.json --exam-8-bit exam8.json --curves curve.jsonl ...
 
@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tools.demo_model.curve import read_levels, svg
 from tools.demo_model.evaluate import markdown
 from tools.demo_model.pages import LEVELS
 
@@ -38,7 +37,7 @@ transformers (Qwen3VLForConditionalGeneration), in mlx-vlm and in mlx_chandra.
 
 Character error rate in percent, tags stripped and white space collapsed, greedy; in brackets the worst page.
 {pages} freshly drawn pages whose prose comes from works that no training page had;
-{engine}.
+read through mlx_chandra in float32 on a CPU.
 "Tags" is the error rate of the tags' names in percent, "boxes" the mean intersection over union of the
 blocks' boxes. "Worn" is grey paper, grey noise (standard deviation 12 of 255), half a degree of slant and
 JPEG at quality 60.
@@ -54,6 +53,8 @@ Muon and Adam, a curriculum of five page sizes, averaged weights), the export an
 ![Learning curve](curve.svg)
 """
 
+SECONDS_PER_POINT = 6.0  # of the curve
+
 EIGHT_BIT = """\
 After quantisation to 8 bits (groups of 64):
 
@@ -63,12 +64,12 @@ After quantisation to 8 bits (groups of 64):
 
 
 def last_lines(curves: list[Path]) -> list[dict[str, Any]]:
-    """The last line of each curve, where its totals stand."""
+    """Read the last line of each curve, which has its totals."""
     return [json.loads(file.read_text(encoding="utf-8").splitlines()[-1]) for file in curves]
 
 
 def card(options: argparse.Namespace) -> str:
-    """The card's text."""
+    """Return the card's text."""
     exam = json.loads(options.exam.read_text(encoding="utf-8"))
     eight_bit = ""
     if options.exam_8_bit:
@@ -77,7 +78,6 @@ def card(options: argparse.Namespace) -> str:
     ends = last_lines(options.curves)
     return CARD.format(
         pages=sum(row["pages"] for row in exam["rows"] if row["level"] == "all"),
-        engine=options.engine,
         table=markdown(exam["rows"]),
         eight_bit=eight_bit,
         seconds=options.seconds or ends[-1]["seconds"],
@@ -89,24 +89,54 @@ def card(options: argparse.Namespace) -> str:
     )
 
 
+def read_levels(curves: list[Path]) -> dict[int, dict[float, float]]:
+    """Return each level's mean next-token loss by seconds of training, over all calls of the run."""
+    sums: dict[tuple[int, float], list[float]] = {}
+    for file in curves:
+        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            seconds = (row["seconds"] // SECONDS_PER_POINT + 0.5) * SECONDS_PER_POINT
+            for level, values in row["levels"].items():
+                total = sums.setdefault((int(level), seconds), [0.0, 0.0])
+                total[0] += values["steps"] * values["reading"]
+                total[1] += values["steps"]
+    levels: dict[int, dict[float, float]] = {}
+    for (level, seconds), (loss, steps) in sorted(sums.items()):
+        levels.setdefault(level, {})[seconds] = loss / steps
+    return levels
+
+
+def draw_curve(levels: dict[int, dict[float, float]], output: Path) -> None:
+    """Draw one line per level, on a logarithmic scale, as SVG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "curve"})
+    figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for level, points in levels.items():
+        axis.semilogy(list(points), list(points.values()), label=LEVELS[level].name, linewidth=1)
+    axis.set_xlabel("seconds of training")
+    axis.set_ylabel("next-token loss (nats)")
+    axis.legend()
+    figure.savefig(output, metadata={"Date": None})
+    pyplot.close(figure)
+
+
 def main() -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(description="Write the demo checkpoint's model card.")
     parser.add_argument("--exam", type=Path, required=True)
     parser.add_argument("--exam-8-bit", type=Path)
     parser.add_argument("--curves", type=Path, nargs="+", required=True)
     parser.add_argument("--folder", type=Path, default=Path("src/mlx_chandra/demo/checkpoint"))
     parser.add_argument("--gpu", default="one NVIDIA H100 (80 GB)")
-    parser.add_argument("--engine", default="read through mlx_chandra in float32 on a CPU")
     parser.add_argument(
         "--seconds", type=float, help="of training, where the curves do not add up by themselves"
     )
     parser.add_argument("--note", default="", help="a sentence on anything unusual about the run")
     options = parser.parse_args()
     (options.folder / "README.md").write_text(card(options), encoding="utf-8")
-    levels = read_levels(options.curves)
-    picture = svg(levels, [level.name for level in LEVELS[: len(levels)]])
-    (options.folder / "curve.svg").write_text(picture, encoding="utf-8")
+    draw_curve(read_levels(options.curves), options.folder / "curve.svg")
 
 
 if __name__ == "__main__":

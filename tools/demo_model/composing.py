@@ -1,4 +1,4 @@
-"""Chooses what a random page says and how it looks, and sets it: the variety that the reader learns from.
+"""Chooses a random page's text and look, and sets it: the variety that the model learns from.
 
 One column, in reading order: perhaps a running head, then headings, paragraphs, lists and small tables until
 the page or the answer is full, perhaps a footer. Text kinds, faces, sizes, margins, alignment, leading and
@@ -72,9 +72,9 @@ class Level:
 class Studio:
     """What pages are made of: glyphs and text.
 
-    `crowded` is the share of the larger pages, beyond those that come about anyway, whose lines are small
-    and close together: there a reader loses its line most easily. Half of these are full, too: narrow
-    margins and long paragraphs, until there is no more room on the page or in the answer.
+    `crowded` is the share of the larger pages whose lines are small and close together: there a reader loses
+    its line most easily. Half of these are full, too: narrow margins and long paragraphs, until there is no
+    more room on the page or in the answer.
     """
 
     atlas: Atlas
@@ -85,13 +85,13 @@ class Studio:
     def from_folder(
         cls, folder: Path, split: str = "train", mix: TextMix | None = None, crowded: float = 0.0
     ) -> Studio:
-        """Uses a folder that fetch_data filled; `split` is "train" or "eval"."""
+        """Use a folder that fetch_data filled; `split` is "train" or "eval"."""
         return cls(Atlas.from_folder(folder), TextSource.from_folder(folder, split, mix), crowded)
 
 
 @dataclass(frozen=True)
 class PageLook:
-    """What all blocks of a page share."""
+    """The look that all blocks of a page share."""
 
     family: Family
     hinted: bool
@@ -128,14 +128,14 @@ class Composer:
         return Room(look.left, self.top, look.width, min(self.lines, fitting))
 
     def kind(self) -> TextKind:
-        """The page's kind of text, or now and then another."""
+        """Return the page's kind of text, or now and then another."""
         return self.look.kind if self.dice.random() < 0.7 else self.studio.text.mix.draw(self.dice)
 
     def affordable(self, kind: TextKind, characters: float) -> float:
         return min(characters, max(0.0, self.tokens - TOKENS_PER_BLOCK) * CHARACTERS_PER_TOKEN[kind])
 
     def words(self, kind: TextKind, lines: float, width: float) -> int:
-        """About how many words fill so many lines, as far as the answer has room for them."""
+        """Estimate how many words fill so many lines, as far as the answer has room for them."""
         characters = self.affordable(kind, lines * width / (CHARACTER_WIDTH * self.look.body.glyphs.size))
         return max(1, round(characters / CHARACTERS_PER_WORD[kind]))
 
@@ -214,7 +214,7 @@ class Composer:
         )
 
     def table_cells(self, columns: int, rows: int, kind: TextKind) -> list[list[str]]:
-        """Rows of cells; most columns hold one sort of thing, as in a real table."""
+        """Draw rows of cells; most columns hold one sort of thing, as in a real table."""
         dice, text = self.dice, self.studio.text
         numeric = [dice.random() < (0.2 if column == 0 else 0.6) for column in range(columns)]
         cells = []
@@ -257,7 +257,7 @@ class Composer:
 def compose(
     sheet: Sheet, dice: random.Random, level: Level, studio: Studio, room_for_slant: float
 ) -> list[Block]:
-    """Fills a sheet with a random page of a level; returns its blocks in reading order (at least one)."""
+    """Fill a sheet with a random page of a level; return its blocks in reading order (at least one)."""
     look = choose_look(sheet, dice, level, studio, room_for_slant)
     edges = list(edge_lines(dice, level, look, sheet.ink.shape[0]))
     composer = Composer(sheet, dice, level, studio, look)
@@ -326,7 +326,7 @@ def choose_look(
 
 
 def choose_size(dice: random.Random, level: Level, height: int, width: int) -> int:
-    """A type size in pixels: small ones more often, none too large for the page's height."""
+    """Draw a type size in pixels: small ones more often, none too large for the page's height."""
     size = dice.choices(TYPE_SIZES, TYPE_WEIGHTS)[0]
     return min(size, max(12, int(0.38 * height)))
 
@@ -358,7 +358,7 @@ class EdgeLine:
 
 
 def edge_lines(dice: random.Random, level: Level, look: PageLook, height: int) -> Iterator[EdgeLine]:
-    """Running heads and footers on a share of the large pages that leave room for them."""
+    """Draw running heads and footers for a share of the large pages that leave room for them."""
     size = max(12, min(16, round(0.85 * look.body.glyphs.size)))
     margin = height - look.bottom
     if not level.blocks or height < 480 or margin < 2.2 * size + 4:

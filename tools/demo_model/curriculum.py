@@ -1,5 +1,4 @@
-"""What is trained when: levels unlock one after the other, rates rise and fall, scans get worse from the
-middle on.
+"""Decides what is trained when: levels unlock in turn, rates rise and fall, scans get worse later.
 
 Plain Python over counts and shares of the run; no torch.
 """
@@ -30,7 +29,7 @@ class Curriculum:
         self.accuracy = self.accuracy or [0.0] * self.levels
 
     def mix(self) -> tuple[float, ...]:
-        """Share of the batches of each level."""
+        """Return the share of the batches of each level."""
         if self.unlocked == self.levels:
             return FINAL_MIX[: self.levels]
         older = self.unlocked - 1
@@ -39,7 +38,7 @@ class Curriculum:
         return tuple(shares + newest + [0.0] * (self.levels - self.unlocked))
 
     def observe(self, level: int, accuracy: float) -> bool:
-        """Takes in a mean accuracy on a level; true when that unlocked the next one."""
+        """Take in a mean accuracy on a level; return whether that unlocked the next one."""
         self.accuracy[level] = REMEMBER * self.accuracy[level] + (1 - REMEMBER) * accuracy
         newest = self.unlocked - 1
         if level != newest or self.unlocked == self.levels or self.accuracy[newest] < UNLOCK_AT[newest]:
@@ -49,17 +48,17 @@ class Curriculum:
 
 
 def rate(step: int, progress: float) -> float:
-    """0 to 1, times each optimiser's own rate; progress is the share of the run's time that has passed."""
+    """Return 0 to 1, times each optimiser's own rate; progress is the share of the run's time passed."""
     falling = (1 - progress) / (1 - FALL_FROM)
     return max(0.0, min(1.0, (step + 1) / WARM_UP_STEPS, falling))
 
 
 def rough_share(progress: float) -> float:
-    """Share of the pages that look badly scanned."""
+    """Return the share of the pages that look badly scanned."""
     risen = (progress - ROUGH_FROM) / (ROUGH_FULL - ROUGH_FROM)
     return ROUGH_SHARE * min(1.0, max(0.0, risen))
 
 
 def average_keep(step: int) -> float:
-    """EMA decay, short while the weights still move a lot."""
+    """Return the EMA decay, short while the weights still move a lot."""
     return min(AVERAGE_KEEP, (step + 1) / (step + 10))

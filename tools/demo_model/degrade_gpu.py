@@ -1,7 +1,7 @@
-"""From ink to a scanned-looking grey page, on the GPU while training: greys, blur, shading, noise, JPEG.
+"""Turns ink into a grey page that looks scanned, on the GPU while training.
 
-All randomness comes from torch's generator of the device, so a captured CUDA graph draws anew at every
-replay. Slant and resampling are the page renderer's part, because they move the characters.
+Greys, blur, shading, noise, JPEG. All randomness comes from torch's generator of the device, so a captured
+CUDA graph draws anew at every replay. The page renderer slants and resamples, because that moves characters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LUMINANCE = (
 
 
 def cosine_matrix() -> Tensor:
-    """[8, 8] orthonormal DCT-II."""
+    """Return the orthonormal DCT-II, [8, 8]."""
     n = torch.arange(8, dtype=torch.float32)
     matrix = torch.cos((2 * n[None] + 1) * n[:, None] * math.pi / 16) / 2
     matrix[0] /= math.sqrt(2)
@@ -34,8 +34,10 @@ def cosine_matrix() -> Tensor:
 
 
 def jpeg(grey: Tensor, quality: Tensor, cosines: Tensor, table: Tensor) -> Tensor:
-    """What a JPEG of each page's quality (1 to 100, [B]) keeps; grey [B, h, w] in 0 to 1, sides multiples
-    of 8."""
+    """Compress as JPEG does at each page's quality (1 to 100, [B]).
+
+    grey is [B, h, w] in 0 to 1, its sides multiples of 8.
+    """
     pages, height, width = grey.shape
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
     steps = ((table[None] * scale[:, None, None] + 50) / 100).floor().clamp(1, 255)  # [B, 8, 8]
@@ -47,20 +49,19 @@ def jpeg(grey: Tensor, quality: Tensor, cosines: Tensor, table: Tensor) -> Tenso
 
 
 def blur(x: Tensor, side: Tensor) -> Tensor:
-    """Three-tap blur along both axes; side [B, 1, 1] is the weight of each neighbour."""
+    """Blur along both axes with three taps; side [B, 1, 1] is the weight of each neighbour."""
     for axis in (1, 2):
         x = x * (1 - 2 * side) + side * (x.roll(1, axis) + x.roll(-1, axis))
     return x
 
 
 def between(low: float, high: float, like: Tensor) -> Tensor:
-    """[B, 1, 1] uniform draws, one a page."""
+    """Draw a uniform number for each page, [B, 1, 1]."""
     return low + (high - low) * torch.rand(len(like), 1, 1, device=like.device)
 
 
 def print_and_scan(ink: Tensor, rough: Tensor, clean: Tensor) -> Tensor:
-    """Ink coverage uint8 [B, h, w] -> grey [B, h, w] before compression; rough and clean are bool [B, 1,
-    1]."""
+    """Turn ink uint8 [B, h, w] into grey [B, h, w] before compression; rough and clean are bool [B, 1, 1]."""
     x = ink.float() / 255
     x = x.clamp(min=1e-5) ** torch.where(clean, 1.0, torch.exp(between(-0.35, 0.35, x)))
     soft = torch.where(rough, between(0.0, 0.27, x), between(-0.1, 0.12, x).clamp(min=0))
@@ -77,8 +78,7 @@ def print_and_scan(ink: Tensor, rough: Tensor, clean: Tensor) -> Tensor:
 
 
 def degrade_batch(ink: Tensor, share: Tensor, cosines: Tensor, table: Tensor) -> Tensor:
-    """uint8 ink [B, h, w] -> float32 pages [B, h, w] in -1 to 1; about `share` (0-dim) of them as from a
-    poor scan."""
+    """Turn ink uint8 [B, h, w] into pages float32 [B, h, w] in -1 to 1; `share` (0-dim) badly scanned."""
     rough = torch.rand(len(ink), 1, 1, device=ink.device) < share
     clean = ~rough & (torch.rand(len(ink), 1, 1, device=ink.device) < CLEAN_SHARE)
     grey = print_and_scan(ink, rough, clean)

@@ -1,23 +1,22 @@
-"""The pages that the demo checkpoint is measured on: fresh ones, with text that no training page had.
+"""Draws the pages that the demo checkpoint is measured on: fresh ones, with text that no training page had.
 
-Every page comes from its own seed, so every engine reads the same pages. Reading and scoring are
-evaluate.py's part.
+Every page comes from its own seed, so every engine reads the same pages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from multiprocessing import get_context
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tools.demo_model.pages import LEVELS, Studio, TextMix, Wear, degrade, draw_page
+from tools.demo_model.composing import Studio
+from tools.demo_model.pages import LEVELS, Wear, degrade, draw_page
 from tools.demo_model.prompts import PromptKind
+from tools.demo_model.text import TextMix
 
 PROSE = TextMix(prose=1, prose_like=0, figures=0, random=0)
 RANDOM = TextMix(prose=0, prose_like=0, figures=0, random=1)
@@ -60,12 +59,12 @@ class Question:
 
 @lru_cache(maxsize=len(PAPERS))
 def studio(data: Path, paper: int) -> Studio:
-    """What a paper's pages are made of; read once per process."""
+    """Return what a paper's pages are made of; read once per process."""
     return Studio.from_folder(data, "eval", PAPERS[paper].mix)
 
 
 def question(place: tuple[int, int, int], data: Path, seed: int) -> Question:
-    """Draws the page at place (paper, level, number)."""
+    """Draw the page at place (paper, level, number)."""
     paper, level, number = place
     rng = np.random.default_rng((seed, *place))
     sizes = LEVELS[level].sizes
@@ -78,12 +77,8 @@ def question(place: tuple[int, int, int], data: Path, seed: int) -> Question:
 
 
 def draw_exam(
-    data: Path, pages: int, papers: Sequence[int], levels: Sequence[int], seed: int, workers: int
+    data: Path, pages: int, papers: Sequence[int], levels: Sequence[int], seed: int
 ) -> list[Question]:
-    """`pages` pages of each paper and level."""
+    """Draw `pages` pages of each paper and level."""
     places = [(paper, level, number) for paper in papers for level in levels for number in range(pages)]
-    draw = partial(question, data=data, seed=seed)
-    if workers < 2:
-        return [draw(place) for place in places]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(draw, places, chunksize=8))
+    return [question(place, data, seed) for place in places]

@@ -2,7 +2,7 @@
 
     python -m tools.demo_model.examples [--data FOLDER] [--output FOLDER]
 
-The texts lie in example_texts/, in a plain markup: `# title`, `## heading`, `- item`, `| cell | cell |`,
+The texts are in example_texts/, in a plain markup: `# title`, `## heading`, `- item`, `| cell | cell |`,
 blank lines between paragraphs. They are set by the same renderer as the training pages. The output follows
 from the texts and the table below alone.
 """
@@ -98,7 +98,7 @@ class Part:
 
 
 def parse(markup: str) -> Iterator[Part]:
-    """Cuts markup into its blocks."""
+    """Cut markup into its blocks."""
     for blank, group in groupby(markup.splitlines(), key=lambda line: not line.strip()):
         if blank:
             continue
@@ -134,7 +134,7 @@ class Setter:
         return Room(example.margin, self.top, example.size[0] - 2 * example.margin, 99)
 
     def set(self, part: Part) -> Block:
-        """Sets one block and moves down. Raises ValueError where its text does not fit the page."""
+        """Set one block and move down. Raises ValueError where its text does not fit the page."""
         plain = replace(self.style(), align=0.0, justified=False)
         gap = 0.6 * plain.leading
         if part.kind in ("#", "##"):
@@ -178,7 +178,7 @@ class Setter:
 
 
 def set_example(example: Example, atlas: Atlas) -> RenderedPage:
-    """Sets an example's text on its page; nothing is left out."""
+    """Set an example's text on its page; nothing is left out."""
     setter = Setter(example, atlas)
     markup = (TEXTS / Path(example.file).with_suffix(".txt")).read_text("utf-8")
     blocks = [setter.set(part) for part in parse(markup)]
@@ -186,7 +186,7 @@ def set_example(example: Example, atlas: Atlas) -> RenderedPage:
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Saves in the format that the ending names, small enough for a repository."""
+    """Save in the format that the ending names, small enough for a repository."""
     ending = path.suffix.lower()
     if ending in (".jpg", ".jpeg"):
         image.convert("RGB").save(path, "JPEG", quality=88)
@@ -199,7 +199,7 @@ def save(image: Image.Image, path: Path) -> None:
 
 
 def write_example(example: Example, atlas: Atlas, folder: Path, seed: int) -> None:
-    """Writes a page and, beside it, its text: blocks, list items and table rows on lines of their own."""
+    """Write a page and, beside it, its text: blocks, list items and table rows on lines of their own."""
     page = set_example(example, atlas)
     path = folder / example.file
     path.parent.mkdir(parents=True, exist_ok=True)

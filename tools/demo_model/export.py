@@ -1,16 +1,16 @@
-"""Writes trained weights as a Hugging Face checkpoint: config.json and model.safetensors beside the
-tokenizer's files.
+"""Writes trained weights as a Hugging Face checkpoint: config.json and model.safetensors.
 
-The config has the older form (rope_scaling, model_type qwen3_vl in vision_config) that transformers, mlx-
-vlm and mlx_chandra all read. Training was in grey: the patch embedding is spread over 3 channels and 2
-frames, exact for grey pages.
+    python -m tools.demo_model.export runs/demo/average.safetensors [--blend EARLIER.safetensors]
+
+The folder holds the tokenizer's files already. The config has the older form (rope_scaling, model_type
+qwen3_vl in vision_config) that transformers, mlx-vlm and mlx_chandra all read. Training is in grey: the patch
+embedding is spread over 3 channels and 2 frames, which is exact for grey pages.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,16 +20,9 @@ from torch import Tensor
 from tools.demo_model.model import DemoConfig
 
 CHANNELS, FRAMES = 3, 2
-VISION_PARTS = {
-    "norm1": "norm1",
-    "qkv": "attn.qkv",
-    "proj": "attn.proj",
-    "norm2": "norm2",
-    "fc1": "mlp.linear_fc1",
-    "fc2": "mlp.linear_fc2",
-}
+VISION_PARTS = {"norm1": "norm1", "qkv": "attn.qkv", "proj": "attn.proj", "norm2": "norm2"}
+VISION_PARTS |= {"fc1": "mlp.linear_fc1", "fc2": "mlp.linear_fc2"}
 MERGER_PARTS = {"norm": "norm", "fc1": "linear_fc1", "fc2": "linear_fc2"}
-# What each of the decoder's weights is joined from.
 TEXT_PARTS = {
     "norm1": ("input_layernorm",),
     "qkv.weight": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -40,112 +33,75 @@ TEXT_PARTS = {
     "gate_up.weight": ("mlp.gate_proj", "mlp.up_proj"),
     "down.weight": ("mlp.down_proj",),
 }
+TEXT, VISION = "model.language_model.", "model.visual."
+PATCH, THEIR_PATCH = "vision.patch.weight", f"{VISION}patch_embed.proj.weight"
 
 
-def text_tensors(state: dict[str, Tensor], config: DemoConfig) -> dict[str, Tensor]:
-    """The decoder's weights under Hugging Face's names; fused matrices are cut apart."""
-    wide, narrow = config.heads * config.head_dim, config.key_value_heads * config.head_dim
-    named = {
-        "embed_tokens.weight": state["embedding"],
-        "norm.weight": state["norm"],
+def weight_names(config: DemoConfig) -> dict[str, tuple[str, ...]]:
+    """Map each of our weights, but PATCH, to the Hugging Face weights it is joined from."""
+    names: dict[str, tuple[str, ...]] = {
+        "embedding": (f"{TEXT}embed_tokens.weight",),
+        "norm": (f"{TEXT}norm.weight",),
+        "vision.patch.bias": (f"{VISION}patch_embed.proj.bias",),
+        "vision.positions": (f"{VISION}pos_embed.weight",),
     }
     for layer in range(config.layers):
-        ours, theirs = f"blocks.{layer}.", f"layers.{layer}."
-        q, k, v = state[f"{ours}qkv.weight"].split((wide, narrow, narrow))
-        gate, up = state[f"{ours}gate_up.weight"].chunk(2)
-        named |= {
-            f"{theirs}input_layernorm.weight": state[f"{ours}norm1"],
-            f"{theirs}self_attn.q_proj.weight": q,
-            f"{theirs}self_attn.k_proj.weight": k,
-            f"{theirs}self_attn.v_proj.weight": v,
-            f"{theirs}self_attn.q_norm.weight": state[f"{ours}q_norm"],
-            f"{theirs}self_attn.k_norm.weight": state[f"{ours}k_norm"],
-            f"{theirs}self_attn.o_proj.weight": state[f"{ours}out.weight"],
-            f"{theirs}post_attention_layernorm.weight": state[f"{ours}norm2"],
-            f"{theirs}mlp.gate_proj.weight": gate,
-            f"{theirs}mlp.up_proj.weight": up,
-            f"{theirs}mlp.down_proj.weight": state[f"{ours}down.weight"],
-        }
-    return {f"model.language_model.{name}": value for name, value in named.items()}
-
-
-def merger_tensors(state: dict[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
-    """One patch merger: a norm and two linears, each with a bias."""
-    return {
-        f"{theirs}.{b}.{kind}": state[f"{ours}.{a}.{kind}"]
-        for a, b in MERGER_PARTS.items()
-        for kind in ("weight", "bias")
-    }
-
-
-def vision_tensors(state: dict[str, Tensor], config: DemoConfig) -> dict[str, Tensor]:
-    """The vision tower's weights under Hugging Face's names; the patch embedding as [out, channels,
-    frames, 16, 16]."""
-    grey = state["vision.patch.weight"].view(-1, 1, 1, config.patch, config.patch) / (CHANNELS * FRAMES)
-    named = {
-        "patch_embed.proj.weight": grey.expand(-1, CHANNELS, FRAMES, -1, -1),
-        "patch_embed.proj.bias": state["vision.patch.bias"],
-        "pos_embed.weight": state["vision.positions"],
-    }
-    for block in range(config.vision_depth):
-        for ours, theirs in VISION_PARTS.items():
+        for ours, sources in TEXT_PARTS.items():
+            found = tuple(f"{TEXT}layers.{layer}.{source}.weight" for source in sources)
+            names[f"blocks.{layer}.{ours}"] = found
+    modules = [(f"blocks.{n}", f"blocks.{n}", VISION_PARTS) for n in range(config.vision_depth)]
+    modules += [("merger", "merger", MERGER_PARTS)]
+    mergers = range(len(config.deepstack))
+    modules += [(f"deep_mergers.{n}", f"deepstack_merger_list.{n}", MERGER_PARTS) for n in mergers]
+    for ours, theirs, parts in modules:
+        for part, their_part in parts.items():
             for kind in ("weight", "bias"):
-                named[f"blocks.{block}.{theirs}.{kind}"] = state[f"vision.blocks.{block}.{ours}.{kind}"]
-    named |= merger_tensors(state, "vision.merger", "merger")
-    for number in range(len(config.deepstack)):
-        named |= merger_tensors(state, f"vision.deep_mergers.{number}", f"deepstack_merger_list.{number}")
-    return {f"model.visual.{name}": value for name, value in named.items()}
+                names[f"vision.{ours}.{part}.{kind}"] = (f"{VISION}{theirs}.{their_part}.{kind}",)
+    return names
 
 
 def hugging_face_tensors(
     state: dict[str, Tensor], config: DemoConfig, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """All weights of the checkpoint. The head shares the token table, so it has no tensor of its own."""
-    named = text_tensors(state, config) | vision_tensors(state, config)
+    """Return all weights under Hugging Face's names; fused matrices are cut apart.
+
+    The head shares the token table, so it has no tensor of its own. The patch embedding becomes [out,
+    channels, frames, 16, 16].
+    """
+    grey = state[PATCH].view(-1, 1, 1, config.patch, config.patch) / (CHANNELS * FRAMES)
+    named = {THEIR_PATCH: grey.expand(-1, CHANNELS, FRAMES, -1, -1)}
+    rows = {3: config.qkv_rows, 2: (config.intermediate,) * 2}
+    for ours, theirs in weight_names(config).items():
+        value = state[ours]
+        named |= zip(theirs, value.split(rows[len(theirs)]) if len(theirs) > 1 else [value], strict=True)
     return {name: value.detach().to(dtype).contiguous().clone() for name, value in named.items()}
 
 
-def training_tensors(named: dict[str, Tensor], config: DemoConfig) -> dict[str, Tensor]:
-    """The way back, to train or measure what is shipped: the same weights under our own names.
+def read_weights(file: Path, config: DemoConfig) -> dict[str, Tensor]:
+    """Read weights under our own names, from what training wrote or from an exported model.safetensors.
 
-    `named` is all of model.safetensors. Raises KeyError where a weight is missing.
+    Raises KeyError where an exported weight is missing.
     """
-    text, vision = "model.language_model.", "model.visual."
-    state = {"embedding": named[f"{text}embed_tokens.weight"], "norm": named[f"{text}norm.weight"]}
-    for layer in range(config.layers):
-        ours, theirs = f"blocks.{layer}.", f"{text}layers.{layer}."
-        for name, parts in TEXT_PARTS.items():
-            state[ours + name] = torch.cat([named[f"{theirs}{part}.weight"] for part in parts])
-    grey = named[f"{vision}patch_embed.proj.weight"][:, 0, 0].float() * (CHANNELS * FRAMES)
-    state["vision.patch.weight"] = grey.flatten(1)
-    state["vision.patch.bias"] = named[f"{vision}patch_embed.proj.bias"]
-    state["vision.positions"] = named[f"{vision}pos_embed.weight"]
-    places = {f"blocks.{n}.": (f"blocks.{n}.", VISION_PARTS) for n in range(config.vision_depth)}
-    places["merger."] = ("merger.", MERGER_PARTS)
-    for number in range(len(config.deepstack)):
-        places[f"deep_mergers.{number}."] = (f"deepstack_merger_list.{number}.", MERGER_PARTS)
-    for ours, (theirs, pairs) in places.items():
-        for a, b in pairs.items():
-            for kind in ("weight", "bias"):
-                state[f"vision.{ours}{a}.{kind}"] = named[f"{vision}{theirs}{b}.{kind}"]
-    return state
-
-
-def read_weights(files: Sequence[Path], config: DemoConfig) -> dict[str, Tensor]:
-    """Weights under our own names, from the parts that training wrote or from an exported
-    model.safetensors."""
-    state = {name: value for file in files for name, value in load_file(file).items()}
-    return state if "embedding" in state else training_tensors(state, config)
+    named = load_file(file)
+    if "embedding" in named:
+        return named
+    grey = named[THEIR_PATCH][:, 0, 0].float() * (CHANNELS * FRAMES)
+    parts = weight_names(config).items()
+    return {PATCH: grey.flatten(1)} | {
+        ours: torch.cat([named[name] for name in theirs]) for ours, theirs in parts
+    }
 
 
 def blended(new: dict[str, Tensor], earlier: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Weights of two checkpoints of one training, `share` of the earlier one's: a model soup
-    (arXiv:2203.05482), which can be right where either of them is."""
+    """Blend the weights of two checkpoints of one training, `share` of the earlier one's.
+
+    A model soup (arXiv:2203.05482) can be right where either of them is.
+    """
     return {name: (1 - share) * value.float() + share * earlier[name].float() for name, value in new.items()}
 
 
 def hugging_face_config(config: DemoConfig, ids: dict[str, int], dtype: str) -> dict[str, object]:
-    """config.json in the older form; `ids` maps the special tokens to their numbers in the tokenizer."""
+    """Return config.json in the older form; `ids` are the special tokens' numbers."""
     stop = ids["<|im_end|>"]
     text: dict[str, object] = {
         "model_type": "qwen3_vl_text",
@@ -207,13 +163,13 @@ def hugging_face_config(config: DemoConfig, ids: dict[str, int], dtype: str) -> 
 
 
 def special_ids(folder: Path) -> dict[str, int]:
-    """Numbers of the added tokens in the folder's tokenizer.json."""
+    """Read the numbers of the added tokens in the folder's tokenizer.json."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     return {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
 
 
 def export(state: dict[str, Tensor], config: DemoConfig, folder: Path, dtype: torch.dtype) -> None:
-    """Writes config.json and model.safetensors into a folder that already holds tokenizer.json."""
+    """Write config.json and model.safetensors into a folder that holds tokenizer.json."""
     name = str(dtype).removeprefix("torch.")
     settings = hugging_face_config(config, special_ids(folder), name)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -224,19 +180,16 @@ def export(state: dict[str, Tensor], config: DemoConfig, folder: Path, dtype: to
 
 
 def main() -> None:
-    """python -m tools.demo_model.export PART... --folder FOLDER: joins the parts that training wrote and
-    exports them."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("parts", nargs="+", type=Path, help="safetensors files with the averaged weights")
+    parser = argparse.ArgumentParser(description="Export the averaged weights that training wrote.")
+    parser.add_argument("weights", type=Path, help="average.safetensors")
     parser.add_argument("--folder", type=Path, default=Path("src/mlx_chandra/demo/checkpoint"))
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--blend", type=Path, help="an earlier model.safetensors to blend the weights with")
     parser.add_argument("--share", type=float, default=0.3, help="of the earlier weights in the blend")
     options = parser.parse_args()
-    state = read_weights(options.parts, DemoConfig())
+    state = read_weights(options.weights, DemoConfig())
     if options.blend:
-        state = blended(state, read_weights([options.blend], DemoConfig()), options.share)
-    export(state, DemoConfig(), options.folder, getattr(torch, options.dtype))
+        state = blended(state, read_weights(options.blend, DemoConfig()), options.share)
+    export(state, DemoConfig(), options.folder, torch.bfloat16)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ Everything comes from Debian's own packages through `apt-get download`; nothing 
     prose_train.txt    paragraphs to train on, one a line
     prose_eval.txt     paragraphs of other works to measure on; shares no sentence with prose_train.txt
     prompts.json       the prompts the checkpoint answers, the long ones as the package chandra-ocr has them
-
-What is drawn from these files is text.py's, glyphs.py's and pages.py's business.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ FORTUNES_LEFT_OUT = {"ascii-art", "ethnic", "men-women", "drugs", "zippy", "tran
 
 
 def unpack_packages(names: Iterable[str], folder: Path) -> None:
-    """Downloads Debian packages and unpacks their files under `folder`, without installing them."""
+    """Download Debian packages and unpack their files under `folder`, without installing them."""
     downloads = folder / "downloads"
     downloads.mkdir(parents=True)
     subprocess.run(
@@ -67,7 +65,7 @@ def unpack_packages(names: Iterable[str], folder: Path) -> None:
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """Joins the lines of each paragraph; blank lines and indented first lines start a new one."""
+    """Join the lines of each paragraph; blank lines and indented first lines start a new one."""
     text = re.sub(r".\x08", "", text).replace("\r", "")
     for chunk in re.split(r"\n\s*\n|\n%\n|\n(?=\t\t+--)", text):
         for part in re.split(r"\n(?=\t)", chunk):
@@ -75,7 +73,7 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def is_prose(paragraph: str) -> bool:
-    """True for running text in the pages' alphabet: at least six words, mostly letters, no drawings."""
+    """Return whether a paragraph is running text: six words or more, mostly letters, no drawings."""
     letters = sum(c.isalpha() or c == " " for c in paragraph)
     words = paragraph.split()
     return (
@@ -88,7 +86,7 @@ def is_prose(paragraph: str) -> bool:
 
 
 def sentence_keys(paragraph: str) -> set[str]:
-    """The paragraph's sentences reduced to lower-case letters, to find the same sentence elsewhere."""
+    """Reduce the paragraph's sentences to lower-case letters, to find the same sentence elsewhere."""
     sentences = re.split(r"(?<=[.!?;:])\s+", paragraph)
     keys = (re.sub(r"[^a-z]", "", sentence.lower()) for sentence in sentences)
     return {key for key in keys if len(key) >= 12}
@@ -105,7 +103,7 @@ def read_gzip(path: Path) -> Iterator[str]:
 
 
 def write_prose(root: Path, folder: Path) -> None:
-    """Writes prose_train.txt and prose_eval.txt; an eval paragraph with a sentence of train's is dropped."""
+    """Write prose_train.txt and prose_eval.txt; an eval paragraph with a sentence of train's is dropped."""
     train = [*read_fortunes(root), *read_gzip(root / "usr/share/doc/jargon-text/jargon.txt.gz")]
     train = list(dict.fromkeys(filter(is_prose, train)))
     seen = set().union(*map(sentence_keys, train))
@@ -126,7 +124,7 @@ def write_words(root: Path, folder: Path) -> None:
 
 
 def write_prompts(folder: Path) -> None:
-    """Writes the short prompt and Chandra 2's two, which only the authors' package knows."""
+    """Write the short prompt and Chandra 2's two, which only the authors' package knows."""
     from chandra.prompts import OCR_LAYOUT_PROMPT, OCR_PROMPT
 
     prompts = {"short": SHORT_PROMPT, "ocr": OCR_PROMPT, "ocr_layout": OCR_LAYOUT_PROMPT}
@@ -134,7 +132,7 @@ def write_prompts(folder: Path) -> None:
 
 
 def fetch(folder: Path) -> None:
-    """Fills `folder`; needs apt-get, dpkg-deb, a Debian mirror and the package chandra-ocr 0.2."""
+    """Fill `folder`; needs apt-get, dpkg-deb, a Debian mirror and the package chandra-ocr 0.2."""
     (folder / "fonts").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "root"

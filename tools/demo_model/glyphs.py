@@ -1,22 +1,21 @@
-"""Glyph bitmaps: every character of the alphabet in every face and size, drawn once and blitted many times.
+"""Draws glyph bitmaps: every character in every face and size, once, to be copied many times.
 
 Two ways of drawing, because pages come from two kinds of program: hinted with whole-pixel positions, as PIL
 and office programs on screens draw, and unhinted at quarter pixels (half pixels vertically), as PDF
 rasterisers draw. The unhinted ones are drawn at eight times the size and averaged, which leaves no visible
-hinting and needs no other library than PIL. Setting them into lines is typesetting.py's business.
-
-    python -m tools.demo_model.glyphs [FOLDER]     draws all of them into FOLDER-glyphs, on every core
+hinting and needs no other library than PIL.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import multiprocessing
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ OVERSAMPLING = 8
 X_PHASES = 4
 Y_PHASES = 2
 KERNING_SIZE = 256
+Arrays = dict[str, NDArray[Any]]
 BULLET_FALLBACK = "LiberationSans-Regular"
 
 
@@ -104,7 +104,7 @@ class Atlas:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Atlas:
-        """Takes fonts/*.ttf of a folder that fetch_data filled; keeps drawn glyphs beside it."""
+        """Use fonts/*.ttf of a folder that fetch_data filled; keep drawn glyphs beside it."""
         fonts = {path.stem: path.read_bytes() for path in sorted((folder / "fonts").glob("*.ttf"))}
         missing = sorted(set(FACES) - set(fonts))
         if missing:
@@ -114,56 +114,51 @@ class Atlas:
         return cls(fonts, folder.with_name(folder.name + "-glyphs"))
 
     def glyphs(self, face: str, size: int, hinted: bool) -> GlyphSet:
-        """The glyph set of a face at `size` pixels to the em."""
+        """Return the glyph set of a face at `size` pixels to the em."""
         key = (face, size, hinted)
         if key not in self._sets:
             self._sets[key] = self._load(face, size, hinted)
         return self._sets[key]
 
-    def _load(self, face: str, size: int, hinted: bool) -> GlyphSet:
+    def _stored(self, name: str, draw: Callable[[], Arrays]) -> Arrays:
+        """Read arrays from the cache's file, drawing them first where there is none."""
         if self.cache is None:
-            return self._assemble(face, size, hinted, draw_glyphs(self.fonts, face, size, hinted))
-        path = self.cache / f"{face}-{size}-{'hinted' if hinted else 'unhinted'}.npz"
+            return draw()
+        path = self.cache / f"{name}.npz"
         if not path.exists():
-            write_whole(path, draw_glyphs(self.fonts, face, size, hinted))
+            write_whole(path, draw())
         with np.load(path) as stored:
-            return self._assemble(face, size, hinted, dict(stored))
+            return dict(stored)
 
-    def _assemble(
-        self, face: str, size: int, hinted: bool, drawn: dict[str, NDArray[np.generic]]
-    ) -> GlyphSet:
-        kerning = self._face_kerning(face) * size
-        pixels = drawn["pixels"].astype(np.uint8, copy=False)
-        ends = np.cumsum(drawn["shapes"].prod(axis=-1)).tolist()
-        starts = [0, *ends[:-1]]
-        shapes = drawn["shapes"].reshape(-1, 2).tolist()
-        flat = [pixels[a:b].reshape(shape) for a, b, shape in zip(starts, ends, shapes, strict=True)]
-        return GlyphSet(
-            face,
-            size,
-            hinted,
-            drawn["advances"].astype(np.float32),
-            (np.round(kerning) if hinted else kerning).astype(np.float32),
-            [flat[at : at + CODES] for at in range(0, len(flat), CODES)],
-            drawn["lefts"].tolist(),
-            drawn["tops"].tolist(),
-        )
-
-    def _face_kerning(self, face: str) -> NDArray[np.float32]:
+    def _load(self, face: str, size: int, hinted: bool) -> GlyphSet:
+        name = f"{face}-{size}-{'hinted' if hinted else 'unhinted'}"
+        drawn = self._stored(name, lambda: draw_glyphs(self.fonts, face, size, hinted))
         if face not in self._kerning:
-            path = self.cache / f"{face}-kerning.npz" if self.cache else None
-            if path is None:
-                self._kerning[face] = measure_kerning(self.fonts[face])
-            else:
-                if not path.exists():
-                    write_whole(path, {"kerning": measure_kerning(self.fonts[face])})
-                with np.load(path) as stored:
-                    self._kerning[face] = stored["kerning"]
-        return self._kerning[face]
+            kerning = self._stored(f"{face}-kerning", lambda: {"kerning": measure_kerning(self.fonts[face])})
+            self._kerning[face] = kerning["kerning"].astype(np.float32, copy=False)
+        return assemble(face, size, hinted, drawn, self._kerning[face] * size)
 
 
-def write_whole(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
-    """Writes an .npz beside its place and renames it, so that no other process sees half a file."""
+def assemble(face: str, size: int, hinted: bool, drawn: Arrays, kerning: NDArray[np.float32]) -> GlyphSet:
+    """Cut draw_glyphs' flat pixels into bitmaps; kerning is in pixels."""
+    pixels = drawn["pixels"].astype(np.uint8, copy=False)
+    ends = np.cumsum(drawn["shapes"].prod(axis=-1)).tolist()
+    shapes = drawn["shapes"].reshape(-1, 2).tolist()
+    flat = [pixels[a:b].reshape(shape) for a, b, shape in zip([0, *ends], ends, shapes, strict=False)]
+    return GlyphSet(
+        face,
+        size,
+        hinted,
+        drawn["advances"].astype(np.float32),
+        (np.round(kerning) if hinted else kerning).astype(np.float32),
+        [flat[at : at + CODES] for at in range(0, len(flat), CODES)],
+        drawn["lefts"].tolist(),
+        drawn["tops"].tolist(),
+    )
+
+
+def write_whole(path: Path, arrays: Arrays) -> None:
+    """Write an .npz beside its place and rename it, so that no other process sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / ".gitignore").write_text("*\n")  # 100 MB that anyone can draw again
     part = path.with_suffix(f".{os.getpid()}.part")
@@ -177,7 +172,7 @@ def open_font(font: bytes, size: int) -> ImageFont.FreeTypeFont:
 
 
 def measure_kerning(font: bytes) -> NDArray[np.float32]:
-    """Kerning of every pair of letters and punctuation: float32 [CODES, CODES], in ems."""
+    """Measure the kerning of every pair of letters and punctuation: float32 [CODES, CODES], in ems."""
     face = open_font(font, KERNING_SIZE)
     single = [face.getlength(character) for character in CODED]
     kerning = np.zeros((CODES, CODES), np.float32)
@@ -188,10 +183,8 @@ def measure_kerning(font: bytes) -> NDArray[np.float32]:
     return kerning / np.float32(KERNING_SIZE)
 
 
-def draw_glyphs(
-    fonts: dict[str, bytes], face: str, size: int, hinted: bool
-) -> dict[str, NDArray[np.generic]]:
-    """Draws all codes of a face: flat pixels, shapes [phases, CODES, 2], lefts, tops and advances."""
+def draw_glyphs(fonts: dict[str, bytes], face: str, size: int, hinted: bool) -> Arrays:
+    """Draw all codes of a face: flat pixels, shapes [phases, CODES, 2], lefts, tops and advances."""
     scale = 1 if hinted else OVERSAMPLING
     font = open_font(fonts[face], size * scale)
     bullets = open_font(fonts.get(BULLET_FALLBACK, fonts[face]), size * scale)
@@ -224,7 +217,7 @@ class Cell:
 
 
 def draw_large(font: ImageFont.FreeTypeFont, character: str, scale: int) -> Cell:
-    """Draws one character, with a border of one reduced pixel or more, from a multiple of `scale` on."""
+    """Draw one character, with a border of one reduced pixel or more, from a multiple of `scale` on."""
     x0, y0, x1, y1 = (int(edge) for edge in font.getbbox(character, anchor="ls"))
     left, top = (x0 // scale - 1) * scale, (y0 // scale - 1) * scale
     right, bottom = (x1 // scale + 3) * scale, (y1 // scale + 3) * scale
@@ -234,7 +227,7 @@ def draw_large(font: ImageFont.FreeTypeFont, character: str, scale: int) -> Cell
 
 
 def reduce_cell(large: Cell, scale: int, right: int, down: int) -> Cell:
-    """Moves the drawing by (right, down), averages scale x scale pixels to one and trims what is empty."""
+    """Move the drawing by (right, down), average scale x scale pixels to one and trim what is empty."""
     moved = np.zeros_like(large.ink)
     height, width = moved.shape
     moved[down:, right:] = large.ink[: height - down, : width - right]
@@ -255,16 +248,6 @@ def draw_face(folder: Path, face: str) -> None:
 
 
 def draw_all(folder: Path, processes: int | None = None) -> None:
-    """Draws every face and size, kept beside `folder`, one face to a process at a time."""
+    """Draw every face and size into the cache beside `folder`, one face to a process at a time."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         pool.map(partial(draw_face, folder), FACES, chunksize=1)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw all glyphs ahead of the pages.")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent / ".data")
-    draw_all(parser.parse_args().folder)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
-"""What training minimises: next-token loss, and two helping losses whose heads are thrown away afterwards.
+"""Computes the losses: next-token loss, and two helping losses whose heads are thrown away afterwards.
 
 The helpers pull the model over its plateau: the vision tower says which characters have their centre in
-each patch, and an early text block says where on the page the next token stands. Everything here has fixed
+each patch, and an early text block says where on the page the next token is. Everything here has fixed
 shapes and no host reads, so that it can be captured in a CUDA graph.
 """
 
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tools.demo_model.batches import SLOTS
 from tools.demo_model.model import DemoConfig, DemoModel, Rotary, VisionGeometry, VisionOutput
 
-SLOTS = 5  # characters named per patch
 X_BINS, X_STEP = 128, 8.0  # pixels
 Y_BINS, Y_STEP = 128, 8.0  # finer than any leading, or neighbouring lines of small type look alike
-PLACE_LAYER = 2  # the text block that says where the next token stands
+PLACE_LAYER = 2  # the text block that says where the next token is
 CHARACTER_WEIGHT, PLACE_WEIGHT = 0.5, 0.4
 BLANK_WEIGHT = 0.2  # most slots of most patches are empty
 LINE_STEP, LINE_START_WEIGHT = 4.0, 3.0  # a reader that goes to a wrong line is lost for the rest of the page
@@ -37,13 +37,13 @@ class StepInputs:
     pages: Tensor  # [B, h, w], -1 to 1
     answers: Tensor  # int64 [B, T], padded
     lengths: Tensor  # int64 [B]
-    places: Tensor  # float32 [B, T, 2] pixels (x, y), nan where a token stands nowhere
+    places: Tensor  # float32 [B, T, 2] pixels (x, y), nan where a token is nowhere
     characters: Tensor  # int64 [B, P, SLOTS], 0 for an empty slot
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is the same for all batches of a page size and a prompt."""
+    """The constants of all batches of one page size and prompt."""
 
     geometry: VisionGeometry
     rotary: Rotary
@@ -73,29 +73,29 @@ class Helpers(nn.Module):
         self.places = nn.Linear(config.hidden, X_BINS + Y_BINS)
 
     def initialise(self) -> None:
-        """All zero: they pull on the model only once they have learned something themselves."""
+        """Set all to zero: they pull on the model only once they have learned something themselves."""
         for weight in self.parameters():
             with torch.no_grad():
                 weight.zero_()
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean over rows; logits [N, K], labels int64 [N], weights float32 [N]."""
+    """Return the weighted mean over rows; logits [N, K], labels int64 [N], weights float32 [N]."""
     loss = F.cross_entropy(logits.float(), labels, reduction="none")
     return (loss * weights).sum() / weights.sum().clamp(min=1)
 
 
 def in_boxes(answers: Tensor, marks: Tensor) -> Tensor:
-    """Which tokens are the numbers of a box; answers int64 [B, T], marks int64 [V] -> bool [B, T]."""
+    """Find the tokens that are the numbers of a box; answers int64 [B, T], marks int64 [V] -> bool [B, T]."""
     marked = marks[answers]
     return (marked.cumsum(1) > 0) & (marked == 0)
 
 
 def spoiled(answers: Tensor, lengths: Tensor, boxed: Tensor, texts: Tensor) -> Tensor:
-    """The answers with other text in some places, as if the reader had misread them: a reader that has only
-    seen right answers is lost after its first mistake. Tags and boxes stay.
+    """Replace some text of the answers, as if the reader had misread it. Tags and boxes stay.
 
-    Half of what comes instead is text from elsewhere on the page, which leads astray the most.
+    A reader that has only seen right answers is lost after its first mistake. Half of the replacements are
+    text from elsewhere on the page, which misleads the most.
     answers int64 [B, T], lengths int64 [B], boxed bool [B, T] from in_boxes, texts bool [V] -> int64 [B, T].
     """
     pages, device = len(answers), answers.device
@@ -111,8 +111,7 @@ def spoiled(answers: Tensor, lengths: Tensor, boxed: Tensor, texts: Tensor) -> T
 def reading_states(
     model: DemoModel, vision: VisionOutput, inputs: StepInputs, shape: Shape
 ) -> tuple[Tensor, Tensor]:
-    """Streams that predict the answer's tokens: after PLACE_LAYER and after the last block, both [B, T,
-    hidden]."""
+    """Return the streams that predict the answer, [B, T, hidden]: after PLACE_LAYER and the last block."""
     pages, length = inputs.answers.shape
     lead = model.embed(shape.lead).expand(pages, -1, -1)
     prompt = model.embed(shape.prompt).expand(pages, -1, -1)
@@ -123,13 +122,13 @@ def reading_states(
 
 
 def line_weights(places: Tensor) -> Tensor:
-    """[B, T] LINE_START_WEIGHT for a token that stands on a lower line than the one before it, else 1."""
+    """Return [B, T] LINE_START_WEIGHT for a token on a lower line than the one before it, else 1."""
     lower = places[:, 1:, 1] - places[:, :-1, 1] > LINE_STEP
     return F.pad(torch.where(lower, LINE_START_WEIGHT, 1.0), (1, 0), value=1.0)
 
 
 def place_loss(logits: Tensor, inputs: StepInputs, counted: Tensor, cross_entropy: LossFunction) -> Tensor:
-    """Where each answer token stands, in bins; logits [B, T, X_BINS + Y_BINS], counted float32 [B, T]."""
+    """Score where each answer token is, in bins; logits [B, T, X_BINS + Y_BINS], counted float32 [B, T]."""
     weights = (counted * ~inputs.places.isnan().any(-1)).flatten()
     spots = inputs.places.nan_to_num()
     column = (spots[..., 0] / X_STEP).long().clamp(0, X_BINS - 1)
@@ -141,7 +140,7 @@ def place_loss(logits: Tensor, inputs: StepInputs, counted: Tensor, cross_entrop
 
 
 def character_loss(logits: Tensor, labels: Tensor, cross_entropy: LossFunction) -> Tensor:
-    """Which characters have their centre in each patch; logits [B, P, SLOTS * K], labels [B, P, SLOTS]."""
+    """Score the characters of each patch; logits [B, P, SLOTS * K], labels int64 [B, P, SLOTS]."""
     rows = logits.unflatten(-1, (SLOTS, -1)).flatten(0, 2)
     flat = labels.flatten()
     return cross_entropy(rows, flat, torch.where(flat == 0, BLANK_WEIGHT, 1.0))
@@ -150,7 +149,7 @@ def character_loss(logits: Tensor, labels: Tensor, cross_entropy: LossFunction) 
 def step_losses(
     model: DemoModel, helpers: Helpers, inputs: StepInputs, shape: Shape, cross_entropy: LossFunction
 ) -> StepLosses:
-    """All losses of one batch. Pass a compiled mean_cross_entropy where speed matters."""
+    """Compute all losses of one batch. Pass a compiled mean_cross_entropy where speed matters."""
     vision = model.vision(inputs.pages, shape.geometry)
     boxed = in_boxes(inputs.answers, shape.marks)
     misread = replace(inputs, answers=spoiled(inputs.answers, inputs.lengths, boxed, shape.texts))

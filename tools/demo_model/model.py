@@ -1,9 +1,8 @@
 """The demo model in torch: exactly the Qwen3-VL architecture, compact, for batches of one page size.
 
-Grey pages in, next-token logits out. Weights have our own short names here; export.py maps them to Hugging
-Face's. Losses, the optimiser, CUDA graphs and decoding live elsewhere. The reference is transformers'
-Qwen3VLForConditionalGeneration (the parity test compares logits with it); positions follow Qwen2-VL
-(M-RoPE, interleaved in Qwen3-VL) and DeepStack (arXiv:2406.04334).
+Grey pages in, next-token logits out. Weights have short names here; export.py maps them to Hugging Face's.
+The reference is transformers' Qwen3VLForConditionalGeneration (the parity test compares logits with it);
+positions follow Qwen2-VL (M-RoPE, interleaved in Qwen3-VL), and DeepStack is arXiv:2406.04334.
 """
 
 from __future__ import annotations
@@ -38,6 +37,12 @@ class DemoConfig:
     deepstack: tuple[int, ...] = (1, 3)
     patch: int = 16
     merge: int = 2
+
+    @property
+    def qkv_rows(self) -> tuple[int, int, int]:
+        """Rows of queries, keys and values in a text block's joined matrix."""
+        keys = self.key_value_heads * self.head_dim
+        return self.heads * self.head_dim, keys, keys
 
 
 @dataclass(frozen=True)
@@ -235,36 +240,25 @@ class TextBlock(nn.Module):
     def __init__(self, config: DemoConfig) -> None:
         super().__init__()
         self.config = config
-        wide = config.heads * config.head_dim
-        narrow = config.key_value_heads * config.head_dim
         self.norm1 = nn.Parameter(torch.empty(config.hidden))
-        self.qkv = nn.Linear(config.hidden, wide + 2 * narrow, bias=False)
+        self.qkv = nn.Linear(config.hidden, sum(config.qkv_rows), bias=False)
         self.q_norm = nn.Parameter(torch.empty(config.head_dim))
         self.k_norm = nn.Parameter(torch.empty(config.head_dim))
-        self.out = nn.Linear(wide, config.hidden, bias=False)
+        self.out = nn.Linear(config.qkv_rows[0], config.hidden, bias=False)
         self.norm2 = nn.Parameter(torch.empty(config.hidden))
         self.gate_up = nn.Linear(config.hidden, 2 * config.intermediate, bias=False)
         self.down = nn.Linear(config.intermediate, config.hidden, bias=False)
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, S, hidden] -> turned q [B, S, heads, d], turned k and plain v [B, S, key_value_heads, d]."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [B, S, hidden] -> [B, S, hidden], causal."""
         heads, pairs = self.config.heads, self.config.key_value_heads
         joined = self.qkv(rms_norm(x, self.norm1)).unflatten(-1, (heads + 2 * pairs, self.config.head_dim))
         q, k, v = joined.split((heads, pairs, pairs), dim=2)
-        return rotate(rms_norm(q, self.q_norm), cos, sin), rotate(rms_norm(k, self.k_norm), cos, sin), v
-
-    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Adds the attention's output and the gated MLP to the stream."""
-        x = x + self.out(mixed)
+        q, k = rotate(rms_norm(q, self.q_norm), cos, sin), rotate(rms_norm(k, self.k_norm), cos, sin)
+        k, v = (part.repeat_interleave(heads // pairs, dim=2) for part in (k, v))
+        x = x + self.out(attention(q, k, v, causal=True))
         gate, up = self.gate_up(rms_norm(x, self.norm2)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, S, hidden] -> [B, S, hidden], causal."""
-        q, k, v = self.project(x, cos, sin)
-        group = self.config.heads // self.config.key_value_heads
-        k, v = k.repeat_interleave(group, dim=2), v.repeat_interleave(group, dim=2)
-        return self.finish(x, attention(q, k, v, causal=True))
 
 
 class TokenEmbedding(torch.autograd.Function):
@@ -319,20 +313,18 @@ class DemoModel(nn.Module):
         rows: Tensor = TokenEmbedding.apply(ids, self.embedding)
         return rows
 
-    def add_deepstack(self, layer: int, x: Tensor, vision: VisionOutput, start: int) -> Tensor:
-        """Adds the layer's DeepStack features, if it has any, at the image's tokens (from place `start`
-        on)."""
-        if layer >= len(vision.deepstack):
-            return x
-        feature = vision.deepstack[layer]
-        stop = start + feature.shape[1]
-        return torch.cat((x[:, :start], x[:, start:stop] + feature, x[:, stop:]), dim=1)
-
     def text(self, x: Tensor, rotary: Rotary, vision: VisionOutput, start: int) -> list[Tensor]:
-        """The stream after every block, each [B, S, hidden]; the image's tokens begin at place `start`."""
+        """The stream after every block, each [B, S, hidden]; the image's tokens begin at `start`.
+
+        The first blocks add a DeepStack feature each at the image's tokens.
+        """
+        stop = start + vision.tokens.shape[1]
         states = []
         for layer, block in enumerate(self.blocks):
-            x = self.add_deepstack(layer, block(x, rotary.cos, rotary.sin), vision, start)
+            x = block(x, rotary.cos, rotary.sin)
+            if layer < len(vision.deepstack):
+                image = x[:, start:stop] + vision.deepstack[layer]
+                x = torch.cat((x[:, :start], image, x[:, stop:]), dim=1)
             states.append(x)
         return states
 

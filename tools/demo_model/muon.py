@@ -1,4 +1,4 @@
-"""Muon for the matrices and Adam for the rest, over flat buffers, with averaged weights (EMA).
+"""Optimises by Muon for the matrices and Adam for the rest, over flat buffers, with averaged weights (EMA).
 
 Master weights are float32, the model's are bf16 views of one flat buffer. A step touches only tensors
 (learning rate and decay among them), so it can be captured in a CUDA graph. Muon: Keller Jordan et al.,
@@ -22,8 +22,8 @@ ORTHOGONALISING_STEPS = 5
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A matrix that Muon turns as a whole: rows of a weight, at an offset of the flat buffers."""
+class Matrix:
+    """A matrix that Muon orthogonalises as a whole: rows of a weight, at an offset of the flat buffers."""
 
     offset: int
     rows: int
@@ -31,7 +31,7 @@ class Piece:
 
 
 def orthogonalise(stack: Tensor) -> Tensor:
-    """Newton-Schulz towards the nearest orthogonal matrices; stack bf16 [n, r, c]."""
+    """Move matrices towards the nearest orthogonal ones by Newton-Schulz; stack bf16 [n, r, c]."""
     a, b, c = QUINTIC
     tall = stack.shape[1] > stack.shape[2]
     x = stack.mT if tall else stack
@@ -43,17 +43,12 @@ def orthogonalise(stack: Tensor) -> Tensor:
 
 
 class FlatOptimiser:
-    """Owns the weights of some modules from now on: their parameters become views of `weights`."""
+    """Owns the weights of some modules: their parameters become views of `weights`."""
 
     def __init__(
         self, named: Iterable[tuple[str, nn.Parameter]], fused: dict[str, tuple[int, ...]], dtype: torch.dtype
     ) -> None:
-        """`fused` gives, for a matrix whose name ends with the key, the rows of the matrices stacked in
-        it.
-
-        Matrices inside blocks and mergers go to Muon; tables, the patch embedding, helper heads and
-        vectors to Adam.
-        """
+        """`fused` gives, by the end of a matrix's name, the rows of the matrices stacked in it."""
         everything = list(named)
         matrices = [(name, weight) for name, weight in everything if goes_to_muon(name, weight)]
         rest = [(name, weight) for name, weight in everything if not goes_to_muon(name, weight)]
@@ -77,20 +72,20 @@ class FlatOptimiser:
         self.count = torch.zeros((), device=device)
         self.rate = torch.zeros((), device=device)  # 0 to 1, times each part's own rate
         self.keep = torch.zeros((), device=device)  # EMA decay
-        self.pieces = self._cut(matrices, fused)
+        self.matrices = self._cut(matrices, fused)
         self._attach()
 
     def _cut(
         self, matrices: list[tuple[str, nn.Parameter]], fused: dict[str, tuple[int, ...]]
-    ) -> dict[tuple[int, int], list[Piece]]:
-        groups: dict[tuple[int, int], list[Piece]] = {}
+    ) -> dict[tuple[int, int], list[Matrix]]:
+        groups: dict[tuple[int, int], list[Matrix]] = {}
         for (name, weight), offset in zip(matrices, self.offsets, strict=False):
             rows, columns = weight.shape
             parts = next((cut for end, cut in fused.items() if name.endswith(end)), (rows,))
             if sum(parts) != rows:
                 raise ValueError(f"{name} has {rows} rows, its parts {parts}")
             for part in parts:
-                groups.setdefault((part, columns), []).append(Piece(offset, part, columns))
+                groups.setdefault((part, columns), []).append(Matrix(offset, part, columns))
                 offset += part * columns
         return groups
 
@@ -106,11 +101,11 @@ class FlatOptimiser:
         ]
 
     def store(self, gradients: Iterable[Tensor]) -> None:
-        """Puts a backward pass's gradients, in the order of `parameters`, where the step reads them."""
+        """Store a backward pass's gradients, in the order of `parameters`, where the step reads them."""
         torch._foreach_copy_(self.gradient_views, list(gradients))
 
     def step(self) -> None:
-        """One update of everything, from `gradients`."""
+        """Update everything from `gradients`."""
         with torch.no_grad():
             self._muon()
             self._adam()
@@ -121,8 +116,8 @@ class FlatOptimiser:
         gradient = self.gradients[: self.split].float()
         self.momentum.lerp_(gradient, 1 - MUON_MOMENTUM)
         update = gradient.lerp_(self.momentum, MUON_MOMENTUM).to(torch.bfloat16)
-        for (rows, columns), pieces in self.pieces.items():
-            views = [update[p.offset : p.offset + rows * columns].view(rows, columns) for p in pieces]
+        for (rows, columns), group in self.matrices.items():
+            views = [update[m.offset : m.offset + rows * columns].view(rows, columns) for m in group]
             turned = orthogonalise(torch.stack(views)) * max(1.0, rows / columns) ** 0.5
             torch._foreach_copy_(views, list(turned.unbind()))
         self.master[: self.split].sub_(update * (self.rate * MUON_RATE))
@@ -139,24 +134,32 @@ class FlatOptimiser:
         master.sub_(update * (self.rate * ADAM_RATE))
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a flat buffer (master, average) by parameter name."""
+        """Return views of a flat buffer (master, average) by parameter name."""
         return {
             name: flat[offset : offset + weight.numel()].view(weight.shape)
             for (name, weight), offset in zip(self.order, self.offsets, strict=True)
         }
 
+    def set_weights(self, named: dict[str, Tensor]) -> None:
+        """Start from these weights, by parameter name; those not named stay as they are."""
+        for flat in (self.master, self.average):
+            views = self.named(flat)
+            for name, value in named.items():
+                views[name].copy_(value)
+        self.weights.copy_(self.master)
+
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to continue."""
+        """Return everything needed to continue."""
         names = ("master", "average", "momentum", "first", "second", "count")
         return {name: getattr(self, name).cpu() for name in names}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continues from `state`."""
+        """Continue from `state`."""
         for name, value in state.items():
             getattr(self, name).copy_(value)
         self.weights.copy_(self.master)
 
 
 def goes_to_muon(name: str, weight: Tensor) -> bool:
-    """Matrices between hidden states."""
+    """Say whether Muon trains a weight: matrices in blocks and mergers. Adam trains everything else."""
     return weight.ndim == 2 and ("blocks." in name or "merger" in name)

@@ -1,11 +1,11 @@
-"""Draws one random page for training or measuring: its ink, the answers, and where everything stands.
+"""Draws one random page for training or measuring: its ink, the answers, and where everything is.
 
     studio = Studio.from_folder(folder)
     page = draw_page(np.random.default_rng(1), LEVELS[2], (384, 512), studio)
 
-A page's look (faces, sizes, margins, kinds of block) is drawn by composing.py; here the sheet becomes a page:
-scaled, slanted and with both answers written out. Paper, ink, blur, noise and JPEG are added on the GPU while
-training, or by degrade() for measuring and for the examples.
+composing.py fills a sheet; here the sheet becomes a page: scaled, slanted and with both answers written out.
+Paper, ink, blur, noise and JPEG are added on the GPU while training, or by degrade() for the exam and the
+examples.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import io
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +22,7 @@ from PIL import Image, ImageFilter
 
 from tools.demo_model.blocks import Block, joined
 from tools.demo_model.composing import Level, Studio, compose
-from tools.demo_model.text import TextMix
 from tools.demo_model.typesetting import AnswerParts, Box, Points, Sheet
-
-__all__ = [
-    "LEVELS",
-    "Block",
-    "Level",
-    "RenderedPage",
-    "Studio",
-    "TextMix",
-    "degrade",
-    "draw_page",
-    "finish_page",
-]
 
 RESAMPLED_SHARE = 0.2
 SLANTED_SHARE = 0.2
@@ -62,9 +49,9 @@ class RenderedPage:
         layout_html: The answer to `ocr_layout`.
         centres: float32 [n, 2]; x, y in pixels of every inked character.
         chars: uint8 [n]; each one's place in ALPHABET.
-        html_xy: float32 [len(html), 2]; where the character that html[i] prints stands. A tag stands where
-            what follows it stands; nan where nothing follows.
-        layout_xy: float32 [len(layout_html), 2]; the same; a box's numbers stand at the box's corners.
+        html_xy: float32 [len(html), 2]; place of the character that html[i] prints. A tag has the place of
+            what follows it; nan where nothing follows.
+        layout_xy: float32 [len(layout_html), 2]; the same; a box's numbers are at the box's corners.
     """
 
     ink: NDArray[np.uint8]
@@ -80,7 +67,7 @@ class RenderedPage:
 def draw_page(
     rng: np.random.Generator, level: Level, size: tuple[int, int], studio: Studio, *, warped: bool = True
 ) -> RenderedPage:
-    """Draws a page of `size` (height, width) pixels; the same generator state gives the same page.
+    """Draw a page of `size` (height, width) pixels; the same generator state gives the same page.
 
     `warped=False` leaves out resampling and slant.
     """
@@ -100,7 +87,7 @@ def finish_page(
     slant: float = 0.0,
     resampler: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> RenderedPage:
-    """Scales the sheet to `size` (height, width), slants it by `slant` degrees and writes the answers."""
+    """Scale the sheet to `size` (height, width), slant it by `slant` degrees and write the answers."""
     height, width = size
     ink = np.ascontiguousarray(sheet.ink)
     if ink.shape != size:
@@ -125,14 +112,14 @@ def finish_page(
 
 
 def rotate(ink: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
-    """Turns the page clockwise about its middle, keeping its size; what comes in is blank."""
+    """Turn the page clockwise about its middle, keeping its size; what comes in is blank."""
     image = Image.fromarray(ink).rotate(-degrees, Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 
 @dataclass(frozen=True)
 class Warp:
-    """The way of a point from the sheet to the page: scaled, then turned clockwise about the middle."""
+    """Moves points from the sheet to the page: scaled, then turned clockwise about the middle."""
 
     x_scale: float
     y_scale: float
@@ -153,13 +140,11 @@ class Warp:
         corners = self.points(np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]], np.float32))
         low, high = corners.min(axis=0), corners.max(axis=0)
         box: Box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-        return Block(
-            block.label, box, block.html, block.text, self.points(block.points), block.lines, block.bottom
-        )
+        return replace(block, box=box, points=self.points(block.points))
 
 
 def layout_answer(blocks: Sequence[Block], height: int, width: int) -> tuple[str, Points]:
-    """The answer with layout: a div around each block, boxes as integers from 0 to 1000."""
+    """Write the answer with layout: a div around each block, boxes as integers from 0 to 1000."""
     parts: list[str] = []
     points: list[Points] = []
     for block in blocks:
@@ -186,7 +171,7 @@ def normalised_box(box: Box, height: int, width: int) -> tuple[int, int, int, in
 
 
 def look_ahead(points: Points) -> Points:
-    """Gives every place that is nan the next known point; float32 [n, 2]."""
+    """Give every point that is nan the next one that isn't; float32 [n, 2]."""
     indices = np.where(np.isnan(points[:, 0]), len(points), np.arange(len(points)))
     following = np.minimum.accumulate(indices[::-1])[::-1]
     padded = np.concatenate([points, np.full((1, 2), np.nan, np.float32)])
@@ -195,7 +180,7 @@ def look_ahead(points: Points) -> Points:
 
 @dataclass(frozen=True)
 class Wear:
-    """What happened to a page between the press and the file.
+    """How a page looks after printing and scanning.
 
     Attributes:
         paper, ink: Grey levels, 0 to 255.
@@ -214,7 +199,7 @@ class Wear:
 
 
 def degrade(ink: NDArray[np.uint8], rng: np.random.Generator, wear: Wear) -> Image.Image:
-    """Prints ink uint8 [h, w] on paper and wears it; returns a grey image (mode L) of the same size."""
+    """Print ink uint8 [h, w] on paper and wear it; return a grey image (mode L) of the same size."""
     turned = rotate(ink, wear.slant) if wear.slant else ink
     grey = wear.paper + (wear.ink - wear.paper) * (turned.astype(np.float32) / 255)
     image = Image.fromarray(np.round(grey).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""The tokens around a page: the chat template's opening before the image, each kind of prompt after it."""
+"""Finds the tokens around a page: the chat template's opening before the image, each prompt after it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PromptTokens:
 
     @classmethod
     def from_folder(cls, tokenizer_folder: Path, data_folder: Path) -> PromptTokens:
-        """Reads tokenizer.json of the one and prompts.json of the other."""
+        """Read tokenizer.json of the one and prompts.json of the other."""
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
@@ -43,9 +43,9 @@ class PromptTokens:
             return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
 
         after = tuple(ids(CLOSING.format(texts[kind.name.lower()])) for kind in PromptKind)
-        pieces = tokenizer.get_vocab()
-        marks, texts = [0] * len(pieces), [True] * len(pieces)
-        for piece, number in pieces.items():
-            texts[number] = not piece.startswith("<")
-            marks[number] = 1 if piece.startswith(BOX_BEGINS) else -1 if piece.startswith(BOX_ENDS) else 0
+        vocabulary = tokenizer.get_vocab()
+        marks, texts = [0] * len(vocabulary), [True] * len(vocabulary)
+        for token, number in vocabulary.items():
+            texts[number] = not token.startswith("<")
+            marks[number] = 1 if token.startswith(BOX_BEGINS) else -1 if token.startswith(BOX_ENDS) else 0
         return cls(ids(OPENING), after, ids(STOP)[0], tuple(marks), tuple(texts))

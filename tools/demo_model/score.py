@@ -1,8 +1,7 @@
-"""How well a page was read: its characters, its tags, and where its blocks stand.
+"""Scores how well a page was read: its characters, its tags, and its blocks' boxes.
 
 The character error rate strips the tags and collapses white space, so it doesn't see a missing table cell:
-the tags have an error rate of their own. Plain Python and numpy; which pages and which engine is
-evaluate.py's part.
+the tags have an error rate of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 from 0 to 1000
 
 @dataclass(frozen=True)
 class PageScore:
-    """One page: edit distances with the lengths of what stood there, and how its boxes lie.
+    """One page: edit distances with the lengths of the right answer, and how its boxes overlap.
 
     Attributes:
         edits, characters: Of what a reader sees.
@@ -59,12 +58,12 @@ class Summary:
 
 
 def plain_text(answer: str) -> str:
-    """What a reader sees of an answer in HTML: no tags, white space collapsed."""
+    """Return what a person sees of an answer in HTML: no tags, white space collapsed."""
     return " ".join(html.unescape(TAG.sub(" ", answer)).split())
 
 
 def edit_distance(ours: str, theirs: str) -> int:
-    """Levenshtein distance, a row at a time (insertions along a row are a running minimum)."""
+    """Return the Levenshtein distance, a row at a time (insertions along a row are a running minimum)."""
     if ours == theirs:
         return 0
     target = np.frombuffer(theirs.encode("utf-32-le"), dtype=np.uint32)
@@ -79,18 +78,18 @@ def edit_distance(ours: str, theirs: str) -> int:
 
 
 def tag_names(answer: str) -> str:
-    """The answer's tags in order, without attributes, one private character for each name."""
+    """Return the answer's tags in order, without attributes, one private character for each name."""
     names = [TAG_NAME.match(tag) for tag in TAG.findall(answer)]
     return "".join(chr(0xE000 + zlib.crc32(name[0].encode()) % 6400) for name in names if name)
 
 
 def boxes_of(answer: str) -> list[Box]:
-    """The blocks' boxes in the order of the answer."""
+    """Return the blocks' boxes in the order of the answer."""
     return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in BOX.findall(answer)]
 
 
 def intersection_over_union(ours: Box, theirs: Box) -> float:
-    """0 (apart) to 1 (the same)."""
+    """Return 0 (apart) to 1 (the same)."""
     width = min(ours[2], theirs[2]) - max(ours[0], theirs[0])
     height = min(ours[3], theirs[3]) - max(ours[1], theirs[1])
     shared = max(width, 0) * max(height, 0)
@@ -99,7 +98,7 @@ def intersection_over_union(ours: Box, theirs: Box) -> float:
 
 
 def score_page(answer: str, truth: str) -> PageScore:
-    """Compares two answers in HTML (or plain text)."""
+    """Compare two answers in HTML (or plain text)."""
     wanted, tags = plain_text(truth), tag_names(truth)
     found_boxes, boxes = boxes_of(answer), boxes_of(truth)
     return PageScore(
@@ -113,7 +112,7 @@ def score_page(answer: str, truth: str) -> PageScore:
 
 
 def summarise(scores: Iterable[PageScore]) -> Summary:
-    """Error rates over all characters and tags, the worst page's, and the mean overlap of the boxes."""
+    """Work out error rates over all characters and tags, the worst page's, and the boxes' mean overlap."""
     pages = list(scores)
     boxes = sum(page.boxes for page in pages)
     return Summary(

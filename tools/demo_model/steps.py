@@ -1,19 +1,19 @@
-"""One training step per page size and prompt, fast: compiled blocks, and each shape's step captured as a
-CUDA graph.
+"""Runs training steps: compiled blocks, and each page size's and prompt's step captured as a CUDA graph.
 
-On a CPU (for tests and debugging) the same code runs plainly. Where batches come from and how rates change
-is train.py's part.
+On a CPU (for tests and debugging) the same code runs plainly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tools.demo_model import degrade_gpu
+from tools.demo_model.batches import Batch
 from tools.demo_model.losses import Helpers, Shape, StepInputs, mean_cross_entropy, step_losses
 from tools.demo_model.model import (
     DemoConfig,
@@ -31,9 +31,8 @@ from tools.demo_model.prompts import PromptKind, PromptTokens
 LOG_COLUMNS = ("steps", "loss", "reading", "character", "place", "accuracy")
 
 
-@dataclass(frozen=True)
-class DeviceBatch:
-    """A batch on the device, as the workers packed it."""
+class DeviceBatch(NamedTuple):
+    """A Batch as tensors. A named tuple, because a DataLoader moves and pins what is in one."""
 
     level: int
     prompt: int
@@ -43,19 +42,30 @@ class DeviceBatch:
     places: Tensor  # float16 [B, T, 2]
     characters: Tensor  # uint8 [B, P, SLOTS]
 
+    @classmethod
+    def of(cls, batch: Batch) -> DeviceBatch:
+        """Share a batch's memory."""
+        arrays = (batch.ink, batch.answers, batch.lengths, batch.places, batch.characters)
+        return cls(batch.level, int(batch.prompt), *map(torch.from_numpy, arrays))
+
     @property
     def key(self) -> tuple[int, ...]:
         """Batches with the same key share a captured graph."""
         return (self.level, self.prompt, *self.ink.shape, self.answers.shape[1])
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The arrays, in a fixed order."""
+        """Return the tensors, in a fixed order."""
         return self.ink, self.answers, self.lengths, self.places, self.characters
+
+    def to(self, device: torch.device) -> DeviceBatch:
+        """Copy to a device, without waiting where the memory is pinned."""
+        moved = (tensor.to(device, non_blocking=True) for tensor in self.tensors())
+        return DeviceBatch(self.level, self.prompt, *moved)
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A recorded step and the tensors it reads, which must live as long as it does."""
+    """A recorded step and the tensors it reads, which must live as long as the graph."""
 
     batch: DeviceBatch
     shape: Shape
@@ -63,17 +73,15 @@ class Captured:
 
 
 def fused_rows(config: DemoConfig) -> dict[str, tuple[int, ...]]:
-    """Which matrices are several in one, by the end of their name."""
-    wide, narrow = config.heads * config.head_dim, config.key_value_heads * config.head_dim
+    """Return which matrices are several in one, by the end of their name, with the rows of each."""
     vision = {
         f"vision.blocks.{n}.qkv.weight": (config.vision_hidden,) * 3 for n in range(config.vision_depth)
     }
-    return vision | {"qkv.weight": (wide, narrow, narrow), "gate_up.weight": (config.intermediate,) * 2}
+    return vision | {"qkv.weight": config.qkv_rows, "gate_up.weight": (config.intermediate,) * 2}
 
 
 def compile_blocks() -> None:
-    """Compiles the blocks once for all shapes; call it before the first step, in a process that only
-    trains."""
+    """Compile the blocks once for all shapes; call it before the first step."""
     torch._dynamo.config.recompile_limit = 64
     for block in (VisionBlock, TextBlock, Merger):
         block.forward = torch.compile(block.forward, dynamic=True)  # type: ignore[method-assign]
@@ -115,7 +123,7 @@ class Trainer:
             compile_blocks()
 
     def shape(self, batch: DeviceBatch) -> Shape:
-        """The constants of a batch's page size and prompt."""
+        """Return the constants of a batch's page size and prompt."""
         height, width = batch.ink.shape[1:]
         lead, prompt = self.prompts.lead, self.prompts.after[batch.prompt]
         geometry = vision_geometry(self.config, height, width, self.device)
@@ -131,7 +139,7 @@ class Trainer:
         )
 
     def backward(self, batch: DeviceBatch, shape: Shape) -> None:
-        """Leaves the gradients of one batch with the optimiser and adds to the log."""
+        """Leave the gradients of one batch with the optimiser and add to the log."""
         inputs = StepInputs(
             pages=degrade_gpu.degrade_batch(batch.ink, self.rough, self.cosines, self.table),
             answers=batch.answers.long(),
@@ -146,7 +154,7 @@ class Trainer:
         self.log[batch.level, batch.prompt].add_(torch.stack([value.float() for value in row]))
 
     def train_on(self, batch: DeviceBatch) -> None:
-        """One step."""
+        """Run one step."""
         if not self.fast:
             self.backward(batch, self.shape(batch))
             self.optimiser.step()
@@ -162,7 +170,7 @@ class Trainer:
         self.optimiser_graph.replay()
 
     def capture(self, batch: DeviceBatch) -> Captured:
-        """Runs the step twice on a side stream, then records it over its own copy of the batch."""
+        """Run the step twice on a side stream, then record it over its own copy of the batch."""
         own = DeviceBatch(batch.level, batch.prompt, *(value.clone() for value in batch.tensors()))
         shape = self.shape(batch)
         kept = self.log.clone()
@@ -174,7 +182,7 @@ class Trainer:
         return Captured(own, shape, graph)
 
     def capture_optimiser(self) -> torch.cuda.CUDAGraph:
-        """Records the optimiser's step; weights and moments are as before afterwards."""
+        """Record the optimiser's step; weights and moments are as before afterwards."""
         state = self.optimiser.state()
         self.on_side_stream(self.optimiser.step)
         graph = torch.cuda.CUDAGraph()
@@ -184,7 +192,7 @@ class Trainer:
         return graph
 
     def on_side_stream(self, work: Callable[[], None]) -> None:
-        """Twice, so that libraries have made their handles and plans before anything is captured."""
+        """Run work twice, so that libraries have made their handles and plans before anything is captured."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -193,14 +201,13 @@ class Trainer:
         torch.cuda.current_stream().wait_stream(stream)
 
     def set_rates(self, rate: float, keep: float, rough: float) -> None:
-        """Learning rate (0 to 1), EMA decay and share of rough pages of the next steps."""
+        """Set the learning rate (0 to 1), EMA decay and share of rough pages of the next steps."""
         self.optimiser.rate.fill_(rate)
         self.optimiser.keep.fill_(keep)
         self.rough.fill_(rough)
 
     def read_log(self) -> list[dict[str, float]]:
-        """Means per level since the last reading (steps is their number), and as `short` the accuracy with
-        the short prompt; starts afresh."""
+        """Return means per level since the last call (`short`: accuracy with the short prompt)."""
         levels = self.log.tolist()
         self.log.zero_()
         rows = []

@@ -1,9 +1,8 @@
-"""What stands on the demo checkpoint's pages: prose, prose-like words, figures and random strings.
+"""Draws the text of the demo checkpoint's pages: prose, prose-like words, figures and random strings.
 
 A page of only prose teaches guessing; a page of only random strings teaches no words. The mix here does both:
 real paragraphs (so that natural prose is nothing new), common words by how often they occur, dictionary words
-among dates, prices and names, and strings of any printable character. Where the words stand is pages.py's
-business; the files they come from are fetch_data.py's.
+among dates, prices and names, and strings of any printable character.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ CHARACTER_INDEX = {character: index for index, character in enumerate(ALPHABET)}
 
 QUOTE_MARKS = "'''’’’‘`\"“”"  # as often as they are mistaken for each other
 MARKED_WORDS = 0.3
+
+# Characters taken for each other where neither their size nor what is around them helps. The exam's random
+# strings draw from LOOKALIKES: another order or length would change its pages.
 LOOKALIKES = "l1I|iO0oQ5S2Z8Bg9qrnmvwuy'‘’`,.;:-–—_({[)}]!j"
 ALIKE = (
     "lI1|!i O0oQ S5s Z2z B8E gq9 cC vV wW xX× kK pP uU jJ 6b nh ft eé °* -–—_~ ,.;: '’‘` \"“” ({[ )}] \\/"
 ).split()
-"""Characters taken for each other where neither their size nor what stands around them helps."""
-
 LIKE = {letter: group for group in ALIKE for letter in group}
 SWAPPED = 0.4  # of the characters that have others like them
 MONTHS = "January February March April May June July August September October November December".split()
@@ -58,10 +58,12 @@ class TextKind(StrEnum):
 class TextMix:
     """How often each kind of text is drawn; the shares need not add up to one.
 
-    `echo` is the share of the passages of prose that say some of their words again: a reader must know where
-    on the page it is, not only what it has just read. `marks` is the share of the passages whose quote marks
-    are anyone's guess, and many: what stands around them doesn't tell a straight one from a curly one.
-    `alike` is the share of the passages in which many characters gave way to others that look like them.
+    Attributes:
+        echo: Share of the prose passages that repeat some of their words: a reader must find its place on the
+            page, not only remember what it has just read.
+        marks: Share of the passages with many quote marks drawn at random: what is around them doesn't tell a
+            straight one from a curly one.
+        alike: Share of the passages in which many characters are replaced by others that look like them.
     """
 
     prose: float = 0.26
@@ -97,7 +99,7 @@ class TextSource:
 
     @classmethod
     def from_folder(cls, folder: Path, split: str = "train", mix: TextMix | None = None) -> TextSource:
-        """Reads prose_<split>.txt and words.txt of a folder that fetch_data filled.
+        """Read prose_<split>.txt and words.txt of a folder that fetch_data filled.
 
         Word frequencies always come from the training prose; `split` is "train" or "eval".
         """
@@ -108,7 +110,7 @@ class TextSource:
 
     @classmethod
     def from_texts(cls, prose: list[str], words: list[str], counted: str, mix: TextMix) -> TextSource:
-        """Builds a source from paragraphs, a word list and the text whose word frequencies to imitate."""
+        """Build a source from paragraphs, a word list and the text whose word frequencies to imitate."""
         counts = Counter(word.strip(string.punctuation) for word in counted.split())
         del counts[""]
         frequent = [(word, count) for word, count in counts.most_common() if word.isascii()]
@@ -121,7 +123,7 @@ class TextSource:
         )
 
     def passage(self, dice: Random, kind: TextKind, words: int) -> str:
-        """About `words` words of one kind, separated by single spaces (never empty)."""
+        """Draw about `words` words of one kind, separated by single spaces (never empty)."""
         text = self._plain_passage(dice, kind, words)
         if self.mix.marks and dice.random() < self.mix.marks:
             text = marked(text, dice)
@@ -140,7 +142,7 @@ class TextSource:
         return " ".join(random_string(dice) for _ in range(words))
 
     def phrase(self, dice: Random, kind: TextKind, words: int) -> str:
-        """A few words as a heading or a table's cell has them: no sentence, often capitalised."""
+        """Draw a few words for a heading or a table's cell: no sentence, often capitalised."""
         if kind is TextKind.RANDOM:
             return " ".join(random_string(dice) for _ in range(words))
         if kind is TextKind.FIGURES and dice.random() < 0.5:
@@ -190,18 +192,18 @@ class TextSource:
 
 
 def echoed(words: list[str], dice: Random) -> list[str]:
-    """As many words, in which a run of up to twenty comes once to three times more."""
+    """Repeat a run of up to twenty words one to three times; return as many words as before."""
     start = dice.randrange(len(words))
     run = words[start : start + dice.randint(2, 20)]
-    said = list(words)
+    repeated = list(words)
     for _ in range(dice.randint(1, 3)):
         place = dice.randint(start, len(words))
-        said[place:place] = run
-    return said[: len(words)]
+        repeated[place:place] = run
+    return repeated[: len(words)]
 
 
 def marked(text: str, dice: Random) -> str:
-    """The same words with quote marks strewn among them, and each mark drawn anew, whatever others are."""
+    """Strew quote marks among the words, and draw every mark anew."""
     return " ".join(_marked_word(word, dice) for word in text.split(" "))
 
 
@@ -213,7 +215,7 @@ def _marked_word(word: str, dice: Random) -> str:
 
 
 def swapped(text: str, dice: Random) -> str:
-    """The same text with some characters drawn anew among those that look like them."""
+    """Replace some characters by others that look like them."""
     return "".join(
         dice.choice(LIKE[letter]) if letter in LIKE and dice.random() < SWAPPED else letter for letter in text
     )
@@ -224,12 +226,12 @@ def capitalised(text: str) -> str:
 
 
 def upper(text: str) -> str:
-    """In capitals, except é: the alphabet has no É."""
+    """Write in capitals, except é: the alphabet has no É."""
     return text.upper().replace("É", "é")
 
 
 def punctuated(word: str, dice: Random) -> str:
-    """The word, now and then with a comma, in quotes, in brackets, emphasised or capitalised."""
+    """Add a comma, quotes, brackets, emphasis or a capital to a word now and then."""
     form = dice.random()
     if form > 0.22:
         return word
@@ -247,7 +249,7 @@ def punctuated(word: str, dice: Random) -> str:
 
 
 def dress(text: str, dice: Random) -> str:
-    """Straight quotes and double hyphens as they are, or (half of the time) as a typesetter sets them."""
+    """Set quotes and double hyphens as a typesetter does, half of the time."""
     if dice.random() < 0.5:
         return text
     text = text.replace(" -- ", dice.choice((" — ", " – ", "—"))).replace("--", "—").replace("'", "’")
@@ -257,7 +259,7 @@ def dress(text: str, dice: Random) -> str:
 
 
 def random_string(dice: Random) -> str:
-    """One unguessable string: letters, digits, codes, lookalikes or any character of the alphabet."""
+    """Draw a string that can't be guessed: letters, digits, lookalikes or any character of the alphabet."""
     length = min(dice.randint(1, 9), dice.randint(1, 14))
     form = dice.random()
     if form < 0.45:
@@ -278,7 +280,7 @@ def random_string(dice: Random) -> str:
 
 
 def amount(dice: Random) -> str:
-    """A number as bills and tables print it: 7, 12.50, 1,204.00, £8.99, 45%, -3."""
+    """Draw a number as bills and tables print it: 7, 12.50, 1,204.00, £8.99, 45%, -3."""
     value = dice.randrange(10 ** dice.randint(1, 6))
     form = dice.random()
     if form < 0.3:
@@ -316,7 +318,7 @@ def name(dice: Random) -> str:
 
 
 def figure(dice: Random) -> str:
-    """One fact in figures: a date, a price, a time, a measure, a name, an address, a code."""
+    """Draw one fact in figures: a date, a price, a time, a measure, a name, an address, a code."""
     form = dice.randrange(12)
     if form < 3:
         return amount(dice)

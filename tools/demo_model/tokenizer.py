@@ -3,8 +3,8 @@
     python -m tools.demo_model.tokenizer [--data FOLDER] [--output FOLDER]
 
 A byte-level BPE of 1,024 entries, split as Qwen2's is (digits one by one), trained on the page generator's
-own text and on the prompts; every HTML tag and fixed piece of a layout div is one token. Weights and
-config.json are written by export.py.
+own text and on the prompts; every HTML tag and fixed part of a layout div is one token. export.py writes the
+weights and config.json.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TAGS = tuple(
     for slash in ("", "/")
 )
 LABELS = ("Section-Header", "Text", "List-Group", "Table", "Page-Header", "Page-Footer")
-LAYOUT_PIECES = ('<div data-bbox="', *(f'" data-label="{label}">' for label in LABELS), "</div>")
+LAYOUT_PARTS = ('<div data-bbox="', *(f'" data-label="{label}">' for label in LABELS), "</div>")
 ENTITIES = ("&amp;", "&lt;", "&gt;")
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -78,7 +78,7 @@ CHAT_TEMPLATE = """\
 
 
 def corpus(text: TextSource, prompts: dict[str, str]) -> Iterator[str]:
-    """The generator's text, prose more often than the rest, and the prompts again and again."""
+    """Draw the generator's text, prose more often than the rest, and repeat the prompts."""
     dice = random.Random(0)
     mix = TextMix(prose=0.55, prose_like=0.25, figures=0.15, random=0.05)
     for _ in range(PASSAGES):
@@ -91,7 +91,7 @@ def corpus(text: TextSource, prompts: dict[str, str]) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
-    """Trains the BPE on texts and adds tags and special tokens: VOCABULARY_SIZE entries in all."""
+    """Train the BPE on texts and add tags and special tokens: VOCABULARY_SIZE entries in all."""
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -102,14 +102,14 @@ def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    added = [*TAGS, *LAYOUT_PIECES, *ENTITIES]
+    added = [*TAGS, *LAYOUT_PARTS, *ENTITIES]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE - len(SPECIAL_TOKENS) - len(added),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in added])
+    tokenizer.add_tokens([AddedToken(part, normalized=False) for part in added])
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
     )
@@ -140,7 +140,7 @@ def tokenizer_config() -> dict[str, Any]:
 
 
 def image_config(processor: str) -> dict[str, Any]:
-    """The form that Qwen2-VL's and Qwen3-VL's image processors read."""
+    """Return the form that Qwen2-VL's and Qwen3-VL's image processors read."""
     return {
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -178,7 +178,7 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def write_checkpoint_files(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes everything of a checkpoint folder but config.json and the weights."""
+    """Write everything of a checkpoint folder but config.json and the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, "utf-8")

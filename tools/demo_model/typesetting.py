@@ -1,7 +1,7 @@
-"""Sets lines of text as ink on a sheet, and notes where every character stands.
+"""Sets lines of text as ink on a sheet, and notes the place of every character.
 
-The answer a reader should give is built in the same pass: AnswerParts collects HTML and, for each of its
-characters, the point on the sheet. blocks.py makes headings, paragraphs, lists and tables of these lines.
+The right answer is built in the same pass: AnswerParts collects HTML and, for each of its characters, the
+point on the sheet.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Measured:
 
 
 def measure(text: str, style: Style) -> Measured:
-    """Looks up codes and adds up advances and kerning. Raises ValueError for a character without a glyph."""
+    """Look up codes and add up advances and kerning. Raises ValueError for a character without a glyph."""
     codes = _CODE_TABLE[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
     if len(codes) and codes.min() < 0:
         raise ValueError(f"{text[int(codes.argmin())]!r} is not in the alphabet of the demo pages.")
@@ -72,7 +72,7 @@ def measure(text: str, style: Style) -> Measured:
 
 
 def shorten_words(text: str, style: Style, width: float) -> Measured:
-    """Measures a text after cutting every word that alone is wider than `width`."""
+    """Measure a text after cutting every word that alone is wider than `width`."""
     measured = measure(text, style)
     edges = np.concatenate(([-1], np.flatnonzero(measured.codes == SPACE), [len(text)]))
     if (measured.pens[edges[1:]] - measured.pens[edges[:-1] + 1]).max() <= width:
@@ -86,7 +86,7 @@ def shorten_words(text: str, style: Style, width: float) -> Measured:
 
 
 def break_lines(measured: Measured, width: float, indent: float = 0.0) -> list[tuple[int, int]]:
-    """Fills lines with as many words as fit; returns each line's first and past-the-last character."""
+    """Fill lines with as many words as fit; return each line's first and past-the-last character."""
     spaces = np.flatnonzero(measured.codes == SPACE)
     breaks = np.append(spaces, len(measured.codes))
     ends = measured.pens[breaks]
@@ -115,7 +115,7 @@ class Sheet:
         self._codes: list[NDArray[np.int16]] = []
 
     def characters(self) -> tuple[Points, NDArray[np.uint8]]:
-        """Centres float32 [n, 2] and classes uint8 [n] (places in ALPHABET) of all characters set so far."""
+        """Return centres float32 [n, 2] and positions in ALPHABET uint8 [n] of all characters set so far."""
         if not self._codes:
             return np.zeros((0, 2), np.float32), np.zeros(0, np.uint8)
         codes, centres = np.concatenate(self._codes), np.concatenate(self._centres)
@@ -123,7 +123,7 @@ class Sheet:
         return centres[kept], codes[kept].astype(np.uint8)
 
     def rule(self, x0: float, y0: float, x1: float, y1: float, ink: int = 255) -> None:
-        """Fills a rectangle, at least one pixel thick."""
+        """Fill a rectangle, at least one pixel thick."""
         left, top = int(x0) + BORDER, int(y0) + BORDER
         right, bottom = max(int(x1) + BORDER, left + 1), max(int(y1) + BORDER, top + 1)
         view = self._canvas[max(top, 0) : bottom, max(left, 0) : right]
@@ -138,9 +138,9 @@ class Sheet:
         style: Style,
         stretch: float = 0.0,
     ) -> Points:
-        """Draws characters span[0] to span[1] from pen position x on.
+        """Draw characters span[0] to span[1] from pen position x on.
 
-        `stretch` pixels are added to every space. Returns float32 [span length, 2], where each one stands.
+        `stretch` pixels are added to every space. Returns their places, float32 [span length, 2].
         """
         glyphs = style.glyphs
         codes = measured.codes[span[0] : span[1]]
@@ -172,7 +172,7 @@ class Sheet:
 
 
 def place(pens: NDArray[np.float32], baseline: float, hinted: bool) -> tuple[int, list[int], list[int]]:
-    """Snaps pens to pixels (hinted) or quarter pixels; returns row, phases and columns on the canvas."""
+    """Snap pens to pixels (hinted) or quarter pixels; return row, phases and columns on the canvas."""
     if hinted:
         columns = np.rint(pens).astype(np.int32) + BORDER
         return round(baseline) + BORDER, [0] * len(pens), columns.tolist()
@@ -183,7 +183,7 @@ def place(pens: NDArray[np.float32], baseline: float, hinted: bool) -> tuple[int
 
 
 class AnswerParts:
-    """Collects a block's HTML together with where each of its characters stands."""
+    """Collects a block's HTML together with the place of each of its characters."""
 
     def __init__(self) -> None:
         self._html: list[str] = []
@@ -194,11 +194,11 @@ class AnswerParts:
         self._points.append(np.full((len(tag), 2), np.nan, np.float32))
 
     def text(self, text: str, points: Points) -> None:
-        """Adds text, escaped; points is float32 [len(text), 2]."""
+        """Add text, escaped; points is float32 [len(text), 2]."""
         if "&" in text or "<" in text or ">" in text:
-            pieces = [ENTITIES.get(character, character) for character in text]
-            points = np.repeat(points, [len(piece) for piece in pieces], axis=0)
-            text = "".join(pieces)
+            escaped = [ENTITIES.get(character, character) for character in text]
+            points = np.repeat(points, [len(characters) for characters in escaped], axis=0)
+            text = "".join(escaped)
         self._html.append(text)
         self._points.append(points)
 
@@ -207,7 +207,7 @@ class AnswerParts:
 
 
 def first_baseline(top: float, style: Style) -> float:
-    """The first line's baseline when the block starts at `top`."""
+    """Return the first line's baseline when the block starts at `top`."""
     return top + (style.leading - style.glyphs.size) / 2 + 0.8 * style.glyphs.size
 
 
@@ -224,7 +224,7 @@ class SetText:
 def set_wrapped(
     sheet: Sheet, text: str, left: float, top: float, width: float, style: Style, lines: int
 ) -> SetText:
-    """Sets text in at most `lines` lines of `width` pixels; what does not fit is left out."""
+    """Set text in at most `lines` lines of `width` pixels; what does not fit is left out."""
     measured = shorten_words(text, style, width - style.indent)
     spans = break_lines(measured, width, style.indent)[:lines]
     baseline = first_baseline(top, style)

@@ -402,7 +402,7 @@ def test_the_texts_are_those_of_the_engine_by_itself_from_whatever_threads_pages
     model, processor, pages = demo_pages
     texts = {}
     with Service(
-        BatchGenerator(model, processor, max_tokens=60, completion_batch_size=3), processor
+        BatchGenerator(model, processor, max_tokens=30, completion_batch_size=3), processor
     ) as service:
 
         def client(number: int) -> None:
@@ -417,7 +417,7 @@ def test_the_texts_are_those_of_the_engine_by_itself_from_whatever_threads_pages
             thread.start()
         for thread in clients:
             thread.join()
-    generator = BatchGenerator(model, processor, max_tokens=60, completion_batch_size=1)
+    generator = BatchGenerator(model, processor, max_tokens=30, completion_batch_size=1)
     for (number, sampling), text in texts.items():
         (uid,) = generator.insert([pages[number]], sampling=sampling)
         tokens = []

@@ -325,7 +325,7 @@ def _for_each(pages: Sequence[object], value: Any, kind: type | UnionType, name:
     """Return one value for each page, given one or all of them."""
     if isinstance(value, kind):
         return [value] * len(pages)
-    values = list(value)
+    values = list(value) if isinstance(value, Iterable) else [value]
     wrong = [item for item in values if not isinstance(item, kind)]
     if wrong:
         raise TypeError(f"{name} can't be {wrong[0]!r}.")

@@ -8,29 +8,47 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_chandra.engine.batch import BatchResponse, batch_generate, group_images_by_shape, load
     from mlx_chandra.engine.generator import BatchGenerator
+    from mlx_chandra.engine.service import Service, open_service
     from mlx_chandra.errors import MlxChandraError
+    from mlx_chandra.reading.batch import (
+        BatchResponse,
+        BatchStats,
+        batch_generate,
+        group_images_by_shape,
+        load,
+    )
+    from mlx_chandra.reading.read import ReadOptions, read_pages
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchGenerator",
     "BatchResponse",
+    "BatchStats",
     "MlxChandraError",
+    "ReadOptions",
+    "Service",
     "__version__",
     "batch_generate",
     "group_images_by_shape",
     "load",
+    "open_service",
+    "read_pages",
 ]
 
 _HOMES = {
     "BatchGenerator": "mlx_chandra.engine.generator",
-    "BatchResponse": "mlx_chandra.engine.batch",
+    "BatchResponse": "mlx_chandra.reading.batch",
+    "BatchStats": "mlx_chandra.reading.batch",
     "MlxChandraError": "mlx_chandra.errors",
-    "batch_generate": "mlx_chandra.engine.batch",
-    "group_images_by_shape": "mlx_chandra.engine.batch",
-    "load": "mlx_chandra.engine.batch",
+    "ReadOptions": "mlx_chandra.reading.read",
+    "Service": "mlx_chandra.engine.service",
+    "batch_generate": "mlx_chandra.reading.batch",
+    "group_images_by_shape": "mlx_chandra.reading.batch",
+    "load": "mlx_chandra.reading.batch",
+    "open_service": "mlx_chandra.engine.service",
+    "read_pages": "mlx_chandra.reading.read",
 }
 
 

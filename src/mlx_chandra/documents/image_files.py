@@ -47,6 +47,18 @@ def open_page(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> "Im
         return to_page(image)
 
 
+def page_of(image: "Image", max_pixels: int = MAX_PIXELS) -> "Image":
+    """Return a picture that is open already as `open_page` would its file: upright, on white, in mode RGB.
+
+    Raises:
+        PageError: `unreadable` or `too-large`, as `open_page`.
+    """
+    check_size(image, max_pixels)
+    with trouble():
+        image.load()
+        return to_page(image)
+
+
 def page_shape(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Height and width of the picture in a file as it stands upright; only its header is read.
 

@@ -1,10 +1,21 @@
-"""How a page is sampled that went in circles when it was read greedily.
+"""Decides whether a page is read once more, how that attempt is sampled, and which attempt is kept.
 
-The values are the models' own: Chandra 1's retries all have one temperature, and Chandra 2's a higher one
-each time, as its authors' client has them (`generate_vllm` in chandra.model.vllm).
+A page whose answer repeats itself is read again, and a truncated one where that is asked for, until an answer
+is whole. Where none is, the one that says most is kept, with the state in which it ended.
+
+The sampling is the models' own: Chandra 1's retries all have one temperature, Chandra 2's a higher one each
+time, as in `generate_vllm` of chandra.model.vllm.
 """
 
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mlx_chandra.engine.repeats import ends_in_circles as ends_in_repetition
 from mlx_chandra.engine.sampler import Sampling
+from mlx_chandra.errors import PageError, PageState, error_status
 from mlx_chandra.processing.prompt import ModelFamily
 
 _TOP_P = 0.95
@@ -13,10 +24,138 @@ _CHANDRA_2_STEP, _CHANDRA_2_MOST = 0.2, 0.8
 
 
 def retry_sampling(family: ModelFamily, retry: int, seed: int) -> Sampling:
-    """The sampling of a page's first, second, ... retry (`retry` is 1, 2, ...), with its own seed."""
+    """Return the sampling of a page's first, second, ... retry (`retry` is 1, 2, ...), with its own seed."""
     if retry < 1:
-        raise ValueError("the first reading of a page is no retry")
+        raise ValueError("the first attempt is no retry")
     temperature = _CHANDRA_1_TEMPERATURE
     if family is ModelFamily.CHANDRA_2:
         temperature = min(_CHANDRA_2_STEP * retry, _CHANDRA_2_MOST)
     return Sampling(temperature, _TOP_P, seed)
+
+
+def seed_of(name: str | bytes, retry: int) -> int:
+    """Return the seed of a retry, in 0 to 2**32 - 1: the same in every run for the same name."""
+    return int.from_bytes(hashlib.sha256(b"%d/%s" % (retry, os.fsencode(name))).digest()[:4])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One answer of the model to a page.
+
+    Attributes:
+        state: How it ended.
+        status: The same as the CSV says it.
+        text: What the model said; empty for nothing.
+        tokens: Output tokens.
+        reason: The engine's finish reason: stop, length, repetition or error.
+        seconds: In the engine, from the prefill to the last token.
+    """
+
+    state: PageState
+    status: str
+    text: str
+    tokens: int
+    reason: str
+    seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        decode: Callable[[Sequence[int]], str],
+        tokens: Sequence[int],
+        reason: str,
+        seconds: float,
+        error: PageError | None = None,
+    ) -> "Attempt":
+        """Decode an answer that ended, and tell its state. `error` says what went wrong, if anything did."""
+        try:
+            text = decode(tokens)
+        except Exception as trouble:
+            text, error = "", PageError("internal", f"{type(trouble).__name__}: {trouble}")
+        if error is not None:
+            return cls(PageState.ERROR, error_status(error), text, len(tokens), reason, seconds)
+        state = _state(text, reason)
+        return cls(
+            state, state.status, "" if state is PageState.EMPTY else text, len(tokens), reason, seconds
+        )
+
+
+def _state(text: str, reason: str) -> PageState:
+    if reason == "repetition" or ends_in_repetition(text):
+        return PageState.REPETITION
+    if reason == "length":
+        return PageState.TRUNCATED
+    return PageState.OK if text.strip() else PageState.EMPTY
+
+
+@dataclass(frozen=True)
+class Retries:
+    """When a page is read again: `most` times more at most, and with `truncated` also when it was cut off."""
+
+    most: int = 3
+    truncated: bool = False
+
+    def wants_another(self, attempts: Sequence[Attempt]) -> bool:
+        """Return whether the page of these attempts is read once more."""
+        if len(attempts) > self.most:
+            return False
+        state = attempts[-1].state
+        if state is PageState.EMPTY:  # is what the page says, unless an earlier attempt saw something there
+            return len(attempts) > 1
+        return state is PageState.REPETITION or (self.truncated and state is PageState.TRUNCATED)
+
+
+def best(attempts: Sequence[Attempt]) -> Attempt:
+    """Return the attempt to keep: a whole one, else the one that says most; of equals the earliest.
+
+    How much a text says is its compressed length, to which repetition adds nothing. One that ended in an
+    error is kept only where all did.
+    """
+
+    def worth(attempt: Attempt) -> tuple[bool, int]:
+        says = len(zlib.compress(attempt.text.encode("utf-8", "replace")))
+        return attempt.state is not PageState.ERROR, says
+
+    whole = next((attempt for attempt in attempts if attempt.state is PageState.OK), None)
+    return whole or max(attempts, key=worth)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came out for one page: the kept attempt, and the counts of all attempts.
+
+    Attributes:
+        status: As the CSV says it: `ok`, `error:truncated`, `error:engine: the device is gone`.
+        text: The model's text; empty where there is none.
+        finish_reason: Why the kept attempt ended: stop, length, repetition or error; None where the page was
+            never prefilled.
+        prompt_tokens: Of the picture and the prompt; 0 where the page was never prefilled.
+        output_tokens: Of the kept attempt.
+        generated_tokens: Of all attempts together.
+        attempts: How often the model read the page.
+        seconds: In the engine, all attempts together.
+    """
+
+    status: str
+    text: str = ""
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    generated_tokens: int = 0
+    attempts: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, attempts: Sequence[Attempt], prompt_tokens: int) -> "Answer":
+        """Put together what a page's attempts, at least one, came to."""
+        kept = best(attempts)
+        return cls(
+            status=kept.status,
+            text=kept.text,
+            finish_reason=str(kept.reason),
+            prompt_tokens=prompt_tokens,
+            output_tokens=kept.tokens,
+            generated_tokens=sum(attempt.tokens for attempt in attempts),
+            attempts=len(attempts),
+            seconds=sum(attempt.seconds for attempt in attempts),
+        )

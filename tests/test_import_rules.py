@@ -15,12 +15,14 @@ LINES_AT_MOST = 400
 LAYERS = {
     "__version__": 0,  # the one name that parts of the package take from its __init__
     "errors": 0,
+    "files": 1,
     "demo": 1,
     "processing": 2,
     "models": 2,
     "engine": 3,
     "documents": 3,
     "outputs": 3,
+    "export": 4,
     "done": 4,
     "feed": 5,
     "measure": 5,

@@ -217,13 +217,15 @@ def _reader_options(arguments: argparse.Namespace) -> "ReaderOptions":
 
 
 def _settings(arguments: argparse.Namespace, making: "Making", reading: "Reading") -> "Settings":
+    from mlx_chandra.assembly import DocumentSettings
     from mlx_chandra.pipeline import Settings
 
+    export = documents.settings_of(arguments)
     return Settings(
         workers=arguments.workers or min(8, os.cpu_count() or 1),
         texts=not arguments.no_text,
         text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
-        documents=documents.settings_of(arguments, making),
+        documents=None if export is None else DocumentSettings(export, making),
         reading=reading,
         retries=attempts.retries_of(arguments),
     )

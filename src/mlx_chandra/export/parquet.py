@@ -6,14 +6,15 @@ with the extra `parquet` and is imported when the first file is made.
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator
+from typing import IO
 
 from mlx_chandra.errors import MlxChandraError
-from mlx_chandra.outputs.layout import Block, Box
-from mlx_chandra.outputs.page_records import PageRecord, reading_record
-from mlx_chandra.outputs.plain_text import plain_text
+from mlx_chandra.export.layout import Block, Box
+from mlx_chandra.export.plain_text import plain_text
+from mlx_chandra.export.records import PageRecord, reading_record
 
+_ROW_GROUP = 2000  # rows that are kept until they are written together
 _SIDES = ("left", "top", "right", "bottom")
 COLUMNS = {
     **dict.fromkeys(("file_name", "source"), "string"),
@@ -39,18 +40,38 @@ def check_parquet() -> None:
         )
 
 
-def parquet_file(source: str, pages: Sequence[PageRecord]) -> bytes:
-    """The content of a Parquet file with the document's blocks."""
-    check_parquet()
-    import pyarrow
-    from pyarrow import parquet
+class Blocks:
+    """Writes a Parquet file with a document's blocks, some thousand rows at a time."""
 
-    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
-    rows = list(chain.from_iterable(_rows(source, page) for page in pages))
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    def __init__(self, file: IO[bytes], source: str) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        self._schema = pyarrow.schema(
+            [(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()]
+        )
+        self._writer = parquet.ParquetWriter(file, self._schema)
+        self._source = source
+        self._rows: list[dict[str, object]] = []
+
+    def add(self, page: PageRecord) -> None:
+        self._rows.extend(_rows(self._source, page))
+        if len(self._rows) >= _ROW_GROUP:
+            self._write()
+
+    def end(self) -> None:
+        self._write()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. What was not written is left out."""
+        self._writer.close()
+
+    def _write(self) -> None:
+        import pyarrow
+
+        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
 
 
 def _rows(source: str, page: PageRecord) -> Iterator[dict[str, object]]:

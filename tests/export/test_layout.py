@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
-from mlx_chandra.outputs.layout import Box, Size, blocks_of, read_answer
+from mlx_chandra.export.layout import Box, blocks_of, read_answer
 from tests.cli.program import environment
 
-SIZE = Size(200, 400)
+SIZE = (200, 400)
 
 
 def block(box: str, inside: str = "<p>x</p>", label: str = "Text") -> str:
@@ -40,7 +41,7 @@ def test_an_unknown_models_boxes_are_told_by_their_form(box: str, scale: int) ->
 
 @pytest.mark.parametrize("said", ["1,2,3,4", "1.2  2.0 3 4", "[1 2 3 4]", " 1 2 3 4 "])
 def test_a_box_in_a_form_of_its_own_is_still_read(said: str) -> None:
-    (found,) = blocks_of(read_answer(block(said), 1000), Size(1000, 1000))
+    (found,) = blocks_of(read_answer(block(said), 1000), (1000, 1000))
     assert found.box == Box(1, 2, 3, 4)
 
 
@@ -71,9 +72,24 @@ def test_boxes_beyond_the_page_end_at_its_edges() -> None:
     assert found.fractions == Box(0, 0, 1, 0.5)
 
 
+@pytest.mark.parametrize("number", ["99999999999", "9" * 320, "-" + "9" * 5000, "1" * 40 + ".5"])
+def test_a_box_with_a_long_number_ends_at_the_pages_edge(number: str) -> None:
+    (found,) = blocks_of(read_answer(block(f"{number} 0 500 {number}"), 1000), SIZE)
+    edge = 0.0 if number.startswith("-") else 1.0
+    assert found.fractions == Box(edge, 0, 0.5, edge)
+    assert found.box == Box(edge * 200, 0, 100, edge * 400)
+
+
+def test_white_space_in_a_box_takes_no_time() -> None:
+    began = time.process_time()
+    for box in (" " * 100_000, "1 2 3" + " " * 100_000 + "x", '" data-bbox=' + " " * 100_000):
+        read_answer(block(box), None)
+    assert time.process_time() - began < 2
+
+
 def test_the_package_is_used_without_torch_and_without_a_client_for_servers() -> None:
     code = (
-        "import sys\nfrom mlx_chandra.outputs.layout import package\npackage()\n"
+        "import sys\nfrom mlx_chandra.export.layout import package\npackage()\n"
         "print([m for m in ('torch', 'transformers', 'openai', 'mlx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)

@@ -23,6 +23,7 @@ LAYERS = {
     "documents": 3,
     "outputs": 3,
     "export": 4,
+    "store": 4,
     "done": 4,
     "feed": 5,
     "measure": 5,

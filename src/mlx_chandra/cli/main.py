@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import bench, config, ocr, show, status
+from mlx_chandra.cli import bench, config, export, ocr, show, status
 from mlx_chandra.cli.stopping import INTERRUPTED
 from mlx_chandra.errors import MlxChandraError
 
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None, reader_factory: "ReaderFactory | Non
             return show.run(arguments)
         if arguments.command == "status":
             return status.run(arguments)
+        if arguments.command == "export":
+            return export.run(arguments)
         config.check_variables([commands.choices[name] for name in config.LAYERED], os.environ)
         command = commands.choices[arguments.command]
         apart = ocr.APART if arguments.command == "ocr" else ()
@@ -87,5 +89,6 @@ def parsers() -> "tuple[argparse.ArgumentParser, Commands[argparse.ArgumentParse
     ocr.add_to(commands)
     show.add_to(commands)
     status.add_to(commands)
+    export.add_to(commands)
     bench.add_to(commands)
     return parser, commands

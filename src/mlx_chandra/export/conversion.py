@@ -1,7 +1,7 @@
 """One page's text as what goes into its document's files: blocks, HTML, Markdown, plain text, figures.
 
 The authors' package, chandra-ocr, does the converting, so that documents look as its own client makes them.
-HTML is sanitised before anything is made of it. A page that can't be converted stands as its plain text.
+HTML is sanitised before anything is made of it. A page that can't be converted is written as its plain text.
 """
 
 import html as html_module
@@ -44,7 +44,7 @@ class ConvertedPage:
         text: The words alone.
         pictures: The file names of the figures that were cut out.
         problems: What couldn't be done, in sentences.
-        is_plain: The page couldn't be converted, and stands as its text without tags.
+        is_plain: The page couldn't be converted, and is written as its text without tags.
     """
 
     size: Size | None
@@ -112,7 +112,7 @@ def _as_plain_text(page: PageResult, error: Exception) -> ConvertedPage:
     said = cleaned(f"{type(error).__name__}: {error}")[:200]
     text = without_tags(page.text)
     html = "<p>" + html_module.escape(text, quote=False).replace("\n", "<br>\n") + "</p>"
-    problem = f"The page couldn't be converted ({said}), so its text stands there without tags."
+    problem = f"The page couldn't be converted ({said}), so its text was written without its tags."
     block = Block("block", None, None, html)
     markdown = _LIKE_A_TAG.sub("&lt;", text)
     return ConvertedPage(page.size, (block,), html, markdown, text, (), (problem,), is_plain=True)
@@ -186,7 +186,7 @@ def _markdown(html: str, depth: int, problems: list[str]) -> str:
             return markdown
     text = plain_text(html)
     if text:
-        problems.append("Its HTML can't be turned into Markdown, so the text stands there without marks.")
+        problems.append("Its HTML can't be turned into Markdown, so its text was written without marks.")
     return _LIKE_A_TAG.sub("&lt;", text)
 
 

@@ -29,7 +29,7 @@ class Exported:
 
     Attributes:
         name: Its folder's name.
-        plain: The pages, as the results name them, that stand as plain text.
+        plain: The pages, as the results name them, that were written as plain text.
         problems: What couldn't be done with a page, in sentences that begin with its name.
     """
 

@@ -34,7 +34,7 @@ class Exports:
         current: Documents whose files were up to date.
         failed: Documents whose files couldn't be written, or were taken away.
         first_error: Why the first of these couldn't.
-        plain: Pages that stand as plain text, as the results name them.
+        plain: Pages that were written as plain text, as the results name them.
 
     Raises (when it is made): OutputBusyError when another run writes to the folder; OutputError when there
     can't be one.

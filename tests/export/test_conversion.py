@@ -86,14 +86,14 @@ def test_a_figure_is_cut_out_under_the_name_that_the_package_gives_it() -> None:
     assert red > 200 > 50 > max(green, blue)
     assert f'src="{name}"' in found.html
     assert f"]({name})" in found.markdown
-    assert [block.picture for block in found.blocks] == [None] * 5 + [name, None]
+    assert [block.image for block in found.blocks] == [None] * 5 + [name, None]
 
 
 def test_the_page_is_opened_again_for_figures_and_for_an_unknown_size_alone() -> None:
     assert converted(PAGE, Choices(pictures=False), never).pictures == ()
     assert converted("<p>a</p>", None, never, scale=None).markdown == "a"
     found = converted('<div data-bbox="[0, 0, 512, 1024]">a</div>', size=None, scale=None)
-    assert (found.size, found.blocks[0].box) == (SIZE, Box(0, 0, 100, 400))
+    assert (found.size, found.blocks[0].bbox) == (SIZE, Box(0, 0, 100, 400))
 
 
 def test_a_page_that_is_gone_keeps_its_text_and_says_what_is_missing() -> None:
@@ -105,8 +105,19 @@ def test_a_page_that_is_gone_keeps_its_text_and_says_what_is_missing() -> None:
     assert "src" not in found.html  # no picture that isn't there
     unknown = converted(PAGE, None, gone, size=None)
     assert "boxes in pixels are missing" in unknown.problems[0]
-    assert unknown.blocks[0].box is None
+    assert unknown.blocks[0].bbox is None
     assert "News" in unknown.markdown
+
+
+@pytest.mark.parametrize("error", [OSError("torn"), MemoryError(), ZeroDivisionError("odd")])
+def test_a_page_that_cannot_be_opened_for_any_reason_keeps_its_form(error: Exception) -> None:
+    def failing(which: Page) -> Image.Image:
+        raise error
+
+    found = converted(PAGE, None, failing)
+    assert type(error).__name__ in found.problems[0]
+    assert not found.is_plain
+    assert "## News" in found.markdown
 
 
 def test_a_page_that_has_changed_gives_no_wrong_pictures() -> None:

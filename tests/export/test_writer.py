@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_names_follow_the_order_of_the_input_whoever_is_complete_first(tmp_path:
 def test_folders_that_are_taken_away_meanwhile_are_counted_at_the_end(tmp_path: Path, ready: bool) -> None:
     if ready:
         put_all(tmp_path, Stored()).close()
-    with Exports(settings(tmp_path), Stored(), picture) as exports:
+    with closing(Exports(settings(tmp_path), Stored(), picture)) as exports:
         for name in "abc":
             exports.export(document(f"/in/{name}.pdf", name))
         shutil.rmtree(tmp_path / "a")
@@ -139,19 +140,19 @@ def test_folders_that_are_taken_away_meanwhile_are_counted_at_the_end(tmp_path: 
 
 def test_a_folder_that_is_taken_away_is_made_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with Exports(settings(out), Stored(), picture) as exports:
+    with closing(Exports(settings(out), Stored(), picture)) as exports:
         shutil.rmtree(out)
         assert isinstance(exports.export(document()), Exported)
     assert os.listdir(out) == ["a"]
 
 
 def test_two_runs_never_write_to_one_folder(tmp_path: Path) -> None:
-    with Exports(settings(tmp_path), Stored(), picture):
+    with closing(Exports(settings(tmp_path), Stored(), picture)):
         with pytest.raises(OutputBusyError, match="Another run"):
             Exports(settings(tmp_path), Stored(), picture)
-        with Exports(settings(tmp_path / "other"), Stored(), picture):
+        with closing(Exports(settings(tmp_path / "other"), Stored(), picture)):
             pass
-    with Exports(settings(tmp_path), Stored(), picture):
+    with closing(Exports(settings(tmp_path), Stored(), picture)):
         pass
     assert os.listdir(tmp_path) == ["other"]
 

@@ -1,6 +1,7 @@
 """`mlx-chandra export`: make documents' files from stored results, at any time and without a model."""
 
 import argparse
+import contextlib
 import fnmatch
 import logging
 import os
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with _results(arguments.results) as store:
             chosen = list(_chosen(store.documents(), arguments.only))
-            with Exports(settings, store.document, opened.page) as exports:
+            with contextlib.closing(Exports(settings, store.document, opened.page)) as exports:
                 for document in _with_progress(chosen, arguments.verbose):
                     _export(exports, document, arguments.verbose)
                 exports.count_missing()

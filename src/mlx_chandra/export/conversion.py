@@ -63,8 +63,8 @@ def convert(page: PageResult, choices: Choices, open_page: OpenPage, save: SaveF
     Args:
         page: What came out for it.
         choices: What is left in.
-        open_page: Gives the page's picture. Called for figures, and where the size isn't known; a PageError
-            becomes one of the page's problems.
+        open_page: Gives the page's picture. Called for figures, and where the size isn't known; what it
+            raises becomes one of the page's problems.
         save: Keeps each figure as it is cut out.
 
     Raises:
@@ -94,7 +94,7 @@ def _converted(page: PageResult, choices: Choices, open_page: OpenPage, save: Sa
         names = _cut_out(answer, blocks, image, save, problems) if image else {}
     html = _html(answer, choices, names)
     blocks = tuple(
-        replace(block, content=sanitised(block.content), picture=names.get(place))
+        replace(block, content=sanitised(block.content), image=names.get(place))
         for place, block in enumerate(blocks, start=1)
     )
     markdown = _markdown(html, answer.depth, problems)
@@ -109,20 +109,24 @@ def _check_tags(text: str) -> None:
 
 
 def _as_plain_text(page: PageResult, error: Exception) -> ConvertedPage:
-    said = cleaned(f"{type(error).__name__}: {error}")[:200]
     text = without_tags(page.text)
     html = "<p>" + html_module.escape(text, quote=False).replace("\n", "<br>\n") + "</p>"
-    problem = f"The page couldn't be converted ({said}), so its text was written without its tags."
+    problem = f"The page couldn't be converted ({_named(error)}), so its text was written without its tags."
     block = Block("block", None, None, html)
     markdown = _LIKE_A_TAG.sub("&lt;", text)
     return ConvertedPage(page.size, (block,), html, markdown, text, (), (problem,), is_plain=True)
 
 
+def _named(error: Exception) -> str:
+    return cleaned(f"{type(error).__name__}: {error}")[:200]
+
+
 def _opened(page: PageResult, open_page: OpenPage, missing: str, problems: list[str]) -> "Image | None":
     try:
         image = open_page(page.page)
-    except PageError as error:
-        problems.append(f"The page couldn't be opened again, so {missing}: {error.message}.")
+    except Exception as error:  # whatever it is, the text is there
+        why = error.message if isinstance(error, PageError) else _named(error)
+        problems.append(f"The page couldn't be opened again, so {missing}: {why}.")
         return None
     if page.size is not None and image.size != page.size:
         problems.append(f"The page has another size than when it was read, so {missing}.")
@@ -139,14 +143,14 @@ def _cut_out(
     for place, block in enumerate(blocks, start=1):
         if block.label not in FIGURES:
             continue
-        left -= _pixels(block.box)
+        left -= _pixels(block.bbox)
         if left < 0:
             problems.append(f"From block {place} on, no pictures were cut out: they overlap too much.")
             break
         try:
-            figure = _webp(image, block.box)
+            figure = _webp(image, block.bbox)
         except (OSError, ValueError, MemoryError):  # a box without pixels; longer than WebP allows
-            problems.append(f"Block {place}, a picture, couldn't be cut out: its box is {_said(block.box)}.")
+            problems.append(f"Block {place}, a picture, couldn't be cut out: its box is {_said(block.bbox)}.")
             continue
         names[place] = save(package().get_image_name(answer.html, place), figure)
     return names
@@ -159,14 +163,14 @@ def _pixels(box: Box | None) -> int:
 
 
 def _said(box: Box | None) -> str:
-    return "missing" if box is None else " ".join(f"{corner:g}" for corner in box.corners())
+    return "missing" if box is None else " ".join(f"{corner:g}" for corner in box)
 
 
 def _webp(image: "Image", box: Box | None) -> bytes:
     if box is None or not _pixels(box):
         raise ValueError("a picture without pixels")
     written = io.BytesIO()
-    image.crop((int(box.left), int(box.top), int(box.right), int(box.bottom))).save(written, "WEBP")
+    image.crop(box).save(written, "WEBP")
     return written.getvalue()
 
 

@@ -7,6 +7,7 @@ files were made, and of what.
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from mlx_chandra.documents.page import PageResult
 from mlx_chandra.export.conversion import OpenPage, convert
 from mlx_chandra.export.folders import Folders, file_names, metadata_name, read_metadata, stored_digest
 from mlx_chandra.export.formats import ENDINGS, FormatWriter, format_writer, json_text
-from mlx_chandra.export.records import PageRecord, PagesDigest, document_metadata, page_metadata
+from mlx_chandra.export.records import PageRecord, digest_row, document_metadata, page_metadata
 from mlx_chandra.export.settings import ExportSettings
 from mlx_chandra.files.disk import cleaned, disk_errors, sync_folder, whole_file, write_whole
 from mlx_chandra.files.paths import shown_path
@@ -76,7 +77,7 @@ class _DocumentFolder:
         self._source, self._name, self._settings = source, name, settings
         self._folder = os.path.join(settings.folder, name)
         self._figures: list[str] = []  # written by now
-        self._digest = PagesDigest()
+        self._digest = hashlib.sha256()
 
     def write(self, pages: Iterable[PageResult], open_page: OpenPage) -> Exported:
         before = read_metadata(self._settings.folder, self._name)
@@ -108,7 +109,7 @@ class _DocumentFolder:
         plain: list[str] = []
         problems: list[str] = []
         for result in pages:
-            self._digest.add(result)
+            self._digest.update(digest_row(result))
             page = self._record(result, open_page)
             for path, writer in writers:
                 with disk_errors(path):

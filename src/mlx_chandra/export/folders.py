@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from mlx_chandra.files.disk import PART_END, PART_START
 from mlx_chandra.files.paths import shown_path
@@ -82,7 +82,8 @@ class Folders:
         shown = shown_path(source)
         with self._mutex:
             if shown not in self._names:
-                name = _own_name(self._folder, shown, text_stem) or self._free_name(shown, text_stem)
+                own = _own_name(self._folder, shown, text_stem, self._on_disk)
+                name = own or self._free_name(shown, text_stem)
                 self._names[shown] = name
                 self._taken.add(_folded(name))
             return self._names[shown]
@@ -98,12 +99,16 @@ class Folders:
         )
 
 
-def _own_name(folder: str, shown: str, text_stem: str) -> str | None:
-    """Return the name of the folder that the document has already, under any of its stems."""
+def _own_name(folder: str, shown: str, text_stem: str, on_disk: Container[str] | None = None) -> str | None:
+    """Return the name of the folder that the document has already, under any of its stems.
+
+    `on_disk` are the folded names that are worth a look, where they have been listed.
+    """
     base = os.path.basename(shown)
     for stem in dict.fromkeys((text_stem, os.path.splitext(base)[0], base)):
         for name in _candidates(shown, stem):
-            if read_metadata(folder, name).get("source") == shown:
+            listed = on_disk is None or _folded(name) in on_disk
+            if listed and read_metadata(folder, name).get("source") == shown:
                 return name
     return None
 

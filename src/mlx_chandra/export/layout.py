@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_chandra.errors import MlxChandraError
 
@@ -34,17 +34,13 @@ _NO_BOX = "0 0 1 1"  # what the package takes for a box that it can't read
 _BLANK = "Blank-Page"  # a block that the package leaves out
 
 
-@dataclass(frozen=True)
-class Box:
-    """The corners of a block: left, top, right, bottom; in pixels, or as fractions of the page."""
+class Box(NamedTuple):
+    """The corners of a block, in pixels or as fractions of the page."""
 
     left: float
     top: float
     right: float
     bottom: float
-
-    def corners(self) -> tuple[float, float, float, float]:
-        return self.left, self.top, self.right, self.bottom
 
 
 @dataclass(frozen=True)
@@ -67,21 +63,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a page.
+    """One block of a page, with the names of JSON's keys.
 
     Attributes:
         label: The model's word for what it is: Text, Table, Figure, ...; `block` where it gave none.
-        box: In whole pixels of the page picture; None where the box or the picture's size isn't known.
-        fractions: The same as fractions of the page.
+        bbox: In whole pixels of the page picture; None where the box or the picture's size isn't known.
+        bbox_fractions: The same as fractions of the page.
         content: What is in it, as HTML.
-        picture: The file name of what was cut out of the page for it.
+        image: The file name of what was cut out of the page for it.
     """
 
     label: str
-    box: Box | None
-    fractions: Box | None
+    bbox: Box | None
+    bbox_fractions: Box | None
     content: str
-    picture: str | None = None
+    image: str | None = None
 
 
 def read_answer(text: str, scale: int | None) -> Answer:

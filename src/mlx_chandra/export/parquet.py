@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from typing import IO
 
 from mlx_chandra.errors import MlxChandraError
-from mlx_chandra.export.layout import Block, Box
+from mlx_chandra.export.layout import Block
 from mlx_chandra.export.plain_text import plain_text
 from mlx_chandra.export.records import PageRecord, reading_record
 
 _ROW_GROUP = 2000  # rows that are kept until they are written together
 _SIDES = ("left", "top", "right", "bottom")
+_FRACTIONS = tuple(f"{side}_fraction" for side in _SIDES)
+_NO_BOX = (None,) * len(_SIDES)
 COLUMNS = {
     **dict.fromkeys(("file_name", "source"), "string"),
     "page": "int32",
@@ -25,7 +27,7 @@ COLUMNS = {
     "block": "int32",
     "label": "string",
     **dict.fromkeys(_SIDES, "int32"),
-    **dict.fromkeys((f"{side}_fraction" for side in _SIDES), "float64"),
+    **dict.fromkeys(_FRACTIONS, "float64"),
     **dict.fromkeys(("content", "text", "image"), "string"),
 }
 """The columns and their types, in their order."""
@@ -87,14 +89,9 @@ def _block(place: int, block: Block) -> dict[str, object]:
     return {
         "block": place,
         "label": block.label,
-        **_sides(block.box, ""),
-        **_sides(block.fractions, "_fraction"),
+        **dict(zip(_SIDES, block.bbox or _NO_BOX, strict=True)),
+        **dict(zip(_FRACTIONS, block.bbox_fractions or _NO_BOX, strict=True)),
         "content": block.content,
         "text": plain_text(block.content),
-        "image": block.picture,
+        "image": block.image,
     }
-
-
-def _sides(box: Box | None, ending: str) -> dict[str, float | None]:
-    values = (None,) * len(_SIDES) if box is None else box.corners()
-    return {side + ending: value for side, value in zip(_SIDES, values, strict=True)}

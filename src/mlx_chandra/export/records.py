@@ -4,12 +4,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mlx_chandra.documents.page import PageResult
 from mlx_chandra.errors import PageState
 from mlx_chandra.export.conversion import ConvertedPage
-from mlx_chandra.export.layout import Block, Box
 from mlx_chandra.files.paths import shown_path
 
 
@@ -23,25 +22,17 @@ class PageRecord:
 
 def digest_of(pages: Iterable[PageResult]) -> str:
     """Return the SHA-256, in hexadecimal, of all of a document's pages that changes its files."""
-    digest = PagesDigest()
+    digest = hashlib.sha256()
     for page in pages:
-        digest.add(page)
+        digest.update(digest_row(page))
     return digest.hexdigest()
 
 
-class PagesDigest:
-    """Computes `digest_of` pages that come one by one."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def add(self, page: PageResult) -> None:
-        facts = [page.finish_reason, page.prompt_tokens, page.output_tokens, page.size, page.box_scale]
-        row = [shown_path(page.page.path), page.status, page.text, *facts, *_made_with(page)]
-        self._hash.update(json.dumps(row, sort_keys=True).encode() + b"\n")
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+def digest_row(page: PageResult) -> bytes:
+    """Return the part of a page in `digest_of`."""
+    facts = [page.finish_reason, page.prompt_tokens, page.output_tokens, page.size, page.box_scale]
+    row = [shown_path(page.page.path), page.status, page.text, *facts, *_made_with(page)]
+    return json.dumps(row, sort_keys=True).encode() + b"\n"
 
 
 def page_metadata(place: int, page: PageRecord) -> dict[str, object]:
@@ -117,19 +108,5 @@ def page_record(page: PageRecord) -> dict[str, object]:
     return {
         **reading_record(page),
         "problems": list(page.converted.problems),
-        "blocks": [_block(block) for block in page.converted.blocks],
+        "blocks": [asdict(block) for block in page.converted.blocks],
     }
-
-
-def _block(block: Block) -> dict[str, object]:
-    return {
-        "label": block.label,
-        "bbox": _corners(block.box),
-        "bbox_fractions": _corners(block.fractions),
-        "content": block.content,
-        "image": block.picture,
-    }
-
-
-def _corners(box: Box | None) -> list[float] | None:
-    return None if box is None else list(box.corners())

@@ -11,7 +11,6 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 
 from mlx_chandra.documents.page import Document, PageResult
 from mlx_chandra.errors import DiskFullError, MlxChandraError, OutputBusyError, OutputError
@@ -49,14 +48,6 @@ class Exports:
         self._found: list[str] = []  # and of those that were current
         self._lock = _locked(settings.folder)
         self._folders = Folders(settings.folder)
-
-    def __enter__(self) -> "Exports":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def reserve(self, document: Document) -> None:
         """Name the document's folder now, so that names follow the order of the input."""

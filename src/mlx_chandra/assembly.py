@@ -11,26 +11,37 @@ new one, and at the end it is counted what is gone, for the next run to write.
 """
 
 import contextlib
-import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from mlx_chandra.documents.opened import OpenDocuments
-from mlx_chandra.documents.page import Document, Page
+from mlx_chandra.documents.page import Document, Page, PageResult, ReadSettings
 from mlx_chandra.documents.pages import Reading, pages_of
 from mlx_chandra.documents.selection import PageSelection
-from mlx_chandra.errors import DiskFullError, OutputError
-from mlx_chandra.outputs.conversion import convert
-from mlx_chandra.outputs.document_files import DocumentFiles, DocumentSettings
+from mlx_chandra.errors import OutputError
+from mlx_chandra.export.settings import ExportSettings, Format
+from mlx_chandra.export.writer import Exporter
 from mlx_chandra.outputs.ledger import Ledger, PageFacts
-from mlx_chandra.outputs.page_records import PageRecord
+from mlx_chandra.outputs.making import Making
 from mlx_chandra.outputs.results_csv import ResultsFile
-from mlx_chandra.outputs.rows import shown_path
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+
+@dataclass(frozen=True)
+class DocumentSettings:
+    """What documents are made into, and with what this run reads pages."""
+
+    export: ExportSettings
+    making: Making
+
+    @property
+    def folder(self) -> str:
+        return self.export.folder
+
+    @property
+    def formats(self) -> frozenset[Format]:
+        return self.export.formats
 
 
 @dataclass
@@ -45,10 +56,14 @@ class _Unfinished:
 class Follower(Protocol):
     """What a run tells of its pages, and asks at its end."""
 
-    written: int
-    unwritten: int
-    dropped: int
-    first_unwritten: OutputError | None
+    @property
+    def written(self) -> int: ...
+    @property
+    def unwritten(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def first_unwritten(self) -> OutputError | None: ...
 
     def planned(self, document: Document, pages: Sequence[Page], left: int) -> None: ...
     def record(self, pages: Sequence[PageFacts]) -> None: ...
@@ -105,30 +120,41 @@ class Assembly:
         reading: Reading,
         stop: threading.Event,
     ) -> None:
-        self.written = self.unwritten = self.dropped = 0
-        self.first_unwritten: OutputError | None = None
-        self._settings, self._results, self._opened = settings, results, opened
-        self._reading, self._stop = reading, stop
+        self._results, self._reading = results, reading
         self._ledger = Ledger(settings.folder, settings.making)
-        self._wrote: list[str] = []  # names of the folders that this run wrote
-        self._found: list[str] = []  # and of those that were there
+        try:
+            self._exporter = Exporter(settings.export, self._pages, opened.page, stop)
+        except BaseException:
+            self._ledger.close()
+            raise
+        self._planned: dict[str, list[Page]] = {}
         self._unfinished: dict[str, _Unfinished] = {}
-        self._complete: queue.SimpleQueue[_Unfinished | None] = queue.SimpleQueue()
-        self._error: BaseException | None = None
-        self._drop = False
-        self._thread = threading.Thread(target=self._work, name="assemble", daemon=True)
-        self._thread.start()
+
+    @property
+    def written(self) -> int:
+        return self._exporter.exports.written
+
+    @property
+    def unwritten(self) -> int:
+        return self._exporter.exports.failed
+
+    @property
+    def dropped(self) -> int:
+        return self._exporter.dropped
+
+    @property
+    def first_unwritten(self) -> OutputError | None:
+        return self._exporter.exports.first_error
 
     def planned(self, document: Document, pages: Sequence[Page], left: int) -> None:
         """Says which pages a document has, and how many of them are to be read yet; in the source's order."""
         known = _Unfinished(document, self._all_pages(document, pages), left)
-        files = self._files(document)
+        self._planned[document.path] = known.pages
+        self._exporter.reserve(document)
         if left:
             self._unfinished[document.path] = known
-        elif self._ledger.is_written(document.path, self._settings.how) and files.are_there():
-            self._found.append(files.name)
         else:
-            self._complete.put(known)
+            self._exporter.put(document)
 
     def record(self, pages: Sequence[PageFacts]) -> None:
         """Remembers how pages were read; comes before their rows are written."""
@@ -140,29 +166,21 @@ class Assembly:
             known = self._unfinished[page.document.path]
             known.left -= 1
             if not known.left:
-                self._complete.put(self._unfinished.pop(page.document.path))
+                self._exporter.put(self._unfinished.pop(page.document.path).document)
 
     def check(self) -> None:
         """Raises what ended the writing."""
-        if self._error is not None:
-            raise self._error
+        self._exporter.check()
 
     def close(self, drop: bool = False) -> None:
         """Returns when the files of all complete documents are written, or the run was stopped.
 
         With `drop`, because of some other trouble, no more are begun; a later run writes them.
         """
-        self._drop = drop
-        self._complete.put(None)
-        self._thread.join()
         try:
-            if drop:
-                with contextlib.suppress(OutputError):  # there is trouble already
-                    self._ledger.be_there()
-            else:
-                self.check()
+            with contextlib.suppress(OutputError):
                 self._ledger.be_there()
-                self._count_what_is_gone()
+            self._exporter.close(drop)
         finally:
             self._ledger.close()
 
@@ -173,63 +191,24 @@ class Assembly:
         every = list(pages_of(document, replace(self._reading, pages=PageSelection())))
         return every if every[0].number is not None else list(pages)  # it could be opened a moment ago
 
-    def _work(self) -> None:
-        try:
-            while (known := self._complete.get()) is not None:
-                if self._drop or self._stop.is_set():
-                    self.dropped += 1
-                else:
-                    self._assemble(known)
-        except BaseException as error:
-            self._error = error
-
-    def _assemble(self, known: _Unfinished) -> None:
-        path = known.document.path
-        try:
-            files = self._files(known.document)
-            files.write(self._records(known.pages))
-            self._ledger.set_written(path, self._settings.how)
-            self._wrote.append(files.name)
-            self.written += 1
-        except DiskFullError:
-            raise
-        except Exception as error:  # of a kind that one document brings with it: the others go on
-            self.unwritten += 1
-            if not isinstance(error, OutputError):
-                what = f"{type(error).__name__}: {error}"
-                error = OutputError(f"The files of {shown_path(path)} can't be made: {what}.")
-            self.first_unwritten = self.first_unwritten or error
-
-    def _count_what_is_gone(self) -> None:
-        """Counts documents as unwritten whose files were taken away after all."""
-        gone = self._gone(self._wrote)
-        self.written -= gone
-        if gone or self._ledger.was_lost:  # else nobody is at work there
-            gone += self._gone(self._found)
-        if gone:
-            self.unwritten += gone
-            documents = "a document" if gone == 1 else f"{gone:,} documents"
-            self.first_unwritten = OutputError(
-                f"While the run went on, the files of {documents} were taken out of {self._settings.folder}."
-            )
-
-    def _gone(self, names: Sequence[str]) -> int:
-        return sum(not DocumentFiles("", name, self._settings).are_there() for name in names)
-
-    def _records(self, pages: Sequence[Page]) -> Iterator[PageRecord]:
-        for page in pages:
+    def _pages(self, path: str) -> Iterator[PageResult]:
+        for page in self._planned[path]:
             row = self._results.row(page.path)
             if row is None:
                 continue  # not asked for, in this run or before
             facts = self._ledger.facts(page.path)
-
-            def opened(page: Page = page) -> "Image":
-                return self._opened.page(page)
-
-            scale, size = (facts.box_scale, facts.size) if facts else (None, None)
-            converted = convert(row.text, scale, size, self._settings.choices, opened)
-            yield PageRecord(page.number, shown_path(page.path), row.status, facts, converted)
-
-    def _files(self, document: Document) -> DocumentFiles:
-        name = self._ledger.folder_of(document.path, document.text_stem)
-        return DocumentFiles(shown_path(document.path), name, self._settings)
+            if facts is None or facts.making is None:
+                yield PageResult(page, row.status, row.text)
+                continue
+            made = facts.making
+            yield PageResult(
+                page,
+                row.status,
+                row.text,
+                finish_reason=facts.finish_reason,
+                prompt_tokens=facts.prompt_tokens,
+                output_tokens=facts.generated_tokens,
+                size=facts.size.size if facts.size else None,
+                box_scale=facts.box_scale,
+                settings=ReadSettings(made.program, made.model, made.settings, made.checkpoint),
+            )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from mlx_chandra.assembly import Follower, follower_for
+from mlx_chandra.assembly import DocumentSettings, Follower, follower_for
 from mlx_chandra.attempts import Attempt, PageResult, Retries, judged, refused, result_of, seed_of
 from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.page import Document
@@ -26,7 +26,6 @@ from mlx_chandra.engine.repeats import CHECK_TEXT_EVERY, MINIMUM_SPAN, is_one_pi
 from mlx_chandra.errors import PageError
 from mlx_chandra.feed import LOOK_AROUND, Copied, Feed, Prepared, Refused, Todo, Total
 from mlx_chandra.keeper import Endings, Keeper, Work
-from mlx_chandra.outputs.document_files import DocumentSettings
 from mlx_chandra.outputs.journal import Journal
 from mlx_chandra.outputs.layout import Size
 from mlx_chandra.outputs.results_csv import ResultsFile

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlx_chandra.outputs import conversion
+from mlx_chandra.export import conversion
 from tests.cli.program import here, make_page, process, read
 from tests.documents.pdf_files import damaged_pdf, make_pdf
 from tests.fakes import Answer, Script
@@ -209,23 +209,22 @@ def test_a_document_that_cannot_be_written_is_said_and_the_others_are(
     make_page(pages / "a.png", 1)
     make_page(pages / "b.png", 2)
     assert ocr(pages) == 0
-    shutil.rmtree(out(pages, "a"))
-    out(pages, "a").write_text("in the way")
-    assert ocr(pages, "--overwrite") == 1
+    (out(pages, "a") / "a.md").unlink()
+    (out(pages, "a") / "a.md").mkdir()
+    assert ocr(pages, "--resume", "--paginate") == 1
     found = capsys.readouterr()
     assert "Those of 1 document are missing." in found.out
     assert "can't be written" in found.err
     assert [row.status for row in read(pages.parent / "r.csv")] == ["ok", "ok"]
-    out(pages, "a").unlink()
-    assert ocr(pages, "--resume") == 0
-    assert metadata(pages)["num_pages"] == 1
+    (out(pages, "a") / "a.md").rmdir()
+    assert ocr(pages, "--resume", "--paginate") == 0
+    assert (out(pages, "a") / "a.md").read_text()
 
 
-def test_a_mistake_with_one_document_is_not_the_others(
-    pages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_page_that_cannot_be_converted_stands_as_its_text(
+    pages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_pdf(pages / "a.pdf", REDS[0])
-    make_pdf(pages / "b.pdf", REDS[1])
+    make_pdf(pages / "a.pdf", *REDS[:2])
     real = conversion.read_answer
 
     def stumbling(text: str, scale: int | None) -> object:
@@ -234,9 +233,9 @@ def test_a_mistake_with_one_document_is_not_the_others(
         return real(text, scale)
 
     monkeypatch.setattr(conversion, "read_answer", stumbling)
-    assert ocr(pages) == 1
-    assert f"The files of {pages}/a.pdf can't be made: KeyError: 'odd'." in capsys.readouterr().err
-    assert (out(pages, "b") / "b.md").exists()
+    assert ocr(pages) == 0
+    assert (out(pages, "a") / "a.md").read_text() == "page 1\n\npage 2"
+    assert "KeyError: 'odd'" in metadata(pages)["pages"][0]["problems"][0]  # type: ignore[index]
 
 
 def test_a_source_that_is_gone_keeps_its_documents_text(pages: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The options that say which files each document gets, and what they lead to."""
+"""The options that say which files each document gets, for `ocr` and `export`."""
 
 import argparse
 import os
@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from mlx_chandra.errors import UsageError
 
 if TYPE_CHECKING:
-    from mlx_chandra.outputs.document_files import DocumentSettings, Format
-    from mlx_chandra.outputs.making import Making
+    from mlx_chandra.export.settings import ExportSettings, Format
 
 DEFAULT_FORMATS = "html,markdown"
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    """Adds the options to a command. Those that weren't given are None."""
+    """Add the options to a command. Those that weren't given are None."""
     documents = parser.add_argument_group("documents' files, beside the CSV")
     documents.add_argument("--output-dir", metavar="DIR", help="give each document a folder of files in DIR")
     documents.add_argument(
@@ -53,8 +52,8 @@ def _add_switch(
     switch.add_argument(*off, dest=name, action="store_const", const=False, help=helps[1])
 
 
-def settings_of(arguments: argparse.Namespace, making: "Making") -> "DocumentSettings | None":
-    """What documents are made into; None without --output-dir.
+def settings_of(arguments: argparse.Namespace) -> "ExportSettings | None":
+    """Return what documents are made into; None without --output-dir.
 
     Raises:
         UsageError: The options make no sense.
@@ -63,18 +62,14 @@ def settings_of(arguments: argparse.Namespace, making: "Making") -> "DocumentSet
     if arguments.output_dir is None:
         _check_alone(arguments)
         return None
-    from mlx_chandra.outputs.conversion import Choices
-    from mlx_chandra.outputs.document_files import DocumentSettings, Format
-    from mlx_chandra.outputs.layout import package
-    from mlx_chandra.outputs.parquet import check_parquet
+    from mlx_chandra.export.settings import Choices, ExportSettings
 
     formats = _formats(arguments.format or DEFAULT_FORMATS)
-    if Format.PARQUET in formats:
-        check_parquet()
-    package()  # what is missing is said before a night's reading
     choices = Choices(headers=bool(arguments.headers), pictures=arguments.pictures is not False)
     folder = os.path.abspath(arguments.output_dir)
-    return DocumentSettings(folder, formats, choices, bool(arguments.paginate), making)
+    settings = ExportSettings(folder, formats, choices, bool(arguments.paginate))
+    settings.check_packages()  # what is missing is said before a night's reading
+    return settings
 
 
 def _check_alone(arguments: argparse.Namespace) -> None:
@@ -93,7 +88,7 @@ def _check_alone(arguments: argparse.Namespace) -> None:
 
 
 def _formats(text: str) -> "frozenset[Format]":
-    from mlx_chandra.outputs.document_files import Format
+    from mlx_chandra.export.settings import Format
 
     found = set()
     for word in text.split(","):

@@ -1,8 +1,10 @@
 """The plain text of a page reads as the page does."""
 
+import time
+
 import pytest
 
-from mlx_chandra.outputs.plain_text import plain_text
+from mlx_chandra.export.plain_text import plain_text, without_tags
 
 
 @pytest.mark.parametrize(
@@ -28,5 +30,24 @@ def test_tags_become_lines_tabs_and_marks(html: str, text: str) -> None:
     assert plain_text(html) == text
 
 
-def test_an_answer_that_went_in_circles_keeps_its_words() -> None:
+def test_an_endless_answer_keeps_its_words() -> None:
     assert plain_text("<b><i>a" * 3000) == "\n".join("a" * 3000)
+
+
+def test_words_are_kept_without_tags_whatever_stands_there() -> None:
+    assert without_tags("<p>a &lt; b</p> 3 < 4 <b x='") == "a < b  3 < 4 <b x='"
+    assert "12345" in without_tags("a &#" + "12345" * 2000 + ";")
+    assert "12345" in plain_text("a &#" + "12345" * 2000 + ";")
+
+
+@pytest.mark.parametrize("text", ["<a " * 50_000, "<" * 100_000, "<a" + " " * 200_000, "&" * 100_000])
+def test_tags_are_left_out_in_linear_time(text: str) -> None:
+    began = time.process_time()
+    without_tags(text)
+    assert time.process_time() - began < 2
+
+
+def test_many_spaces_in_a_line_take_no_time() -> None:
+    began = time.process_time()
+    assert plain_text("<pre>a" + " " * 100_000 + "b</pre>").endswith("b")
+    assert time.process_time() - began < 2

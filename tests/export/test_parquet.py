@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from mlx_chandra.errors import MlxChandraError
-from mlx_chandra.outputs.parquet import check_parquet
+from mlx_chandra.export.parquet import check_parquet
 
 
 def test_pyarrow_that_is_missing_is_said_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

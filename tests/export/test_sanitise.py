@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_chandra.outputs.sanitise import sanitised
+from mlx_chandra.export.sanitise import sanitised
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_a_page_can_hold_survives(html: str) -> None:
 def test_every_tag_and_attribute_of_the_prompt_is_kept() -> None:
     from chandra.prompts import ALLOWED_ATTRIBUTES, ALLOWED_TAGS
 
-    from mlx_chandra.outputs.sanitise import ATTRIBUTES, TAGS
+    from mlx_chandra.export.sanitise import ATTRIBUTES, TAGS
 
     assert set(ALLOWED_TAGS) <= TAGS
     assert set(ALLOWED_ATTRIBUTES) <= ATTRIBUTES

@@ -2,16 +2,21 @@
 
 import io
 import re
+import time
 
 import pytest
 from chandra import output as package
 from PIL import Image
 
-from mlx_chandra.errors import PageError
-from mlx_chandra.outputs.conversion import Choices, ConvertedPage, convert
-from mlx_chandra.outputs.layout import Box, Size
+from mlx_chandra.documents.page import Page
+from mlx_chandra.errors import DiskFullError, PageError
+from mlx_chandra.export import conversion
+from mlx_chandra.export.conversion import ConvertedPage, convert
+from mlx_chandra.export.layout import Box
+from mlx_chandra.export.settings import Choices
+from tests.export.pages import result
 
-SIZE = Size(200, 400)
+SIZE = (200, 400)
 PAGE = "".join([
     '<div data-bbox="0 0 1000 50" data-label="Page-Header">The Daily Page</div>',
     '<div data-bbox="50 60 900 100" data-label="Section-Header"><h2>News &amp; more</h2></div>',
@@ -23,22 +28,39 @@ PAGE = "".join([
 ])  # fmt: skip
 
 
-def page() -> Image.Image:
-    image = Image.new("RGB", SIZE.size, "white")
+def page(which: Page) -> Image.Image:
+    image = Image.new("RGB", SIZE, "white")
     image.paste("red", (100, 200, 200, 400))
     return image
 
 
-def never() -> Image.Image:
+def never(which: Page) -> Image.Image:
     pytest.fail("the page was opened again for nothing")
 
 
-def gone() -> Image.Image:
+def gone(which: Page) -> Image.Image:
     raise PageError("missing", "there is no such file")
 
 
-def converted(text: str, choices: Choices | None = None) -> ConvertedPage:
-    return convert(text, 1000, SIZE, choices or Choices(), page)
+class Saved(dict[str, bytes]):
+    """The figures that were saved, by their names."""
+
+    def __call__(self, name: str, figure: bytes) -> str:
+        self[name] = figure
+        return name
+
+
+def converted(
+    text: str,
+    choices: Choices | None = None,
+    open_page: conversion.OpenPage = page,
+    *,
+    size: tuple[int, int] | None = SIZE,
+    scale: int | None = 1000,
+    saved: conversion.SaveFigure | None = None,
+) -> ConvertedPage:
+    found = result(text, size=size, scale=scale)
+    return convert(found, choices or Choices(), open_page, Saved() if saved is None else saved)
 
 
 @pytest.mark.parametrize("headers", [False, True])
@@ -54,41 +76,53 @@ def test_a_harmless_page_is_converted_as_the_package_does(headers: bool, picture
 
 
 def test_a_figure_is_cut_out_under_the_name_that_the_package_gives_it() -> None:
-    found = converted(PAGE)
+    saved = Saved()
+    found = converted(PAGE, saved=saved)
     (name,) = found.pictures
     assert name == package.get_image_name(PAGE, 6)
-    cut = Image.open(io.BytesIO(found.pictures[name]))
+    cut = Image.open(io.BytesIO(saved[name]))
     assert (cut.format, cut.size) == ("WEBP", (100, 200))
     red, green, blue = cut.convert("RGB").getpixel((50, 100))  # type: ignore[misc]
     assert red > 200 > 50 > max(green, blue)
     assert f'src="{name}"' in found.html
     assert f"]({name})" in found.markdown
-    assert [block.picture for block in found.blocks] == [None] * 5 + [name, None]
+    assert [block.image for block in found.blocks] == [None] * 5 + [name, None]
 
 
 def test_the_page_is_opened_again_for_figures_and_for_an_unknown_size_alone() -> None:
-    assert convert(PAGE, 1000, SIZE, Choices(pictures=False), never).pictures == {}
-    assert convert("<p>a</p>", None, SIZE, Choices(), never).markdown == "a"
-    found = convert('<div data-bbox="[0, 0, 512, 1024]">a</div>', None, None, Choices(), page)
-    assert (found.size, found.blocks[0].box) == (SIZE, Box(0, 0, 100, 400))
+    assert converted(PAGE, Choices(pictures=False), never).pictures == ()
+    assert converted("<p>a</p>", None, never, scale=None).markdown == "a"
+    found = converted('<div data-bbox="[0, 0, 512, 1024]">a</div>', size=None, scale=None)
+    assert (found.size, found.blocks[0].bbox) == (SIZE, Box(0, 0, 100, 400))
 
 
 def test_a_page_that_is_gone_keeps_its_text_and_says_what_is_missing() -> None:
-    found = convert(PAGE, 1000, SIZE, Choices(), gone)
+    found = converted(PAGE, None, gone)
     assert found.problems == (
         "The page couldn't be opened again, so its pictures weren't cut out: there is no such file.",
     )
-    assert found.pictures == {}
+    assert found.pictures == ()
     assert "src" not in found.html  # no picture that isn't there
-    unknown = convert(PAGE, 1000, None, Choices(), gone)
+    unknown = converted(PAGE, None, gone, size=None)
     assert "boxes in pixels are missing" in unknown.problems[0]
-    assert unknown.blocks[0].box is None
+    assert unknown.blocks[0].bbox is None
     assert "News" in unknown.markdown
 
 
+@pytest.mark.parametrize("error", [OSError("torn"), MemoryError(), ZeroDivisionError("odd")])
+def test_a_page_that_cannot_be_opened_for_any_reason_keeps_its_form(error: Exception) -> None:
+    def failing(which: Page) -> Image.Image:
+        raise error
+
+    found = converted(PAGE, None, failing)
+    assert type(error).__name__ in found.problems[0]
+    assert not found.is_plain
+    assert "## News" in found.markdown
+
+
 def test_a_page_that_has_changed_gives_no_wrong_pictures() -> None:
-    found = convert(PAGE, 1000, Size(300, 300), Choices(), page)
-    assert found.pictures == {}
+    found = converted(PAGE, size=(300, 300))
+    assert found.pictures == ()
     assert "another size" in found.problems[0]
 
 
@@ -96,7 +130,7 @@ def test_a_page_that_has_changed_gives_no_wrong_pictures() -> None:
 def test_a_figure_without_pixels_is_a_problem_and_not_a_failure(box: str) -> None:
     text = f'<div data-bbox="{box}" data-label="Figure"><img alt="a dog"/></div>'
     found = converted(text)
-    assert found.pictures == {}
+    assert found.pictures == ()
     assert "couldn't be cut out" in found.problems[0]
     assert found.text == "a dog"
 
@@ -142,4 +176,49 @@ def test_an_answer_without_layout_is_there_too() -> None:
 
 
 def test_nothing_said_is_nothing_written() -> None:
-    assert convert(" \n", 1000, SIZE, Choices(), never) == ConvertedPage(SIZE)
+    assert converted(" \n", None, never) == ConvertedPage(SIZE)
+
+
+@pytest.mark.parametrize("error", [KeyError("odd"), RecursionError(), MemoryError(), ValueError("x" * 999)])
+def test_a_page_that_cannot_be_converted_stands_as_its_text(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbling(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(conversion, "_markdown", stumbling)
+    found = converted("<div><p>a &lt;b&gt; c</p><script>d</script></div>")
+    assert found.is_plain
+    assert found.text == "a <b> c  d"
+    assert found.markdown == "a &lt;b> c  d"
+    assert found.html == found.blocks[0].content == "<p>a &lt;b&gt; c  d</p>"
+    (problem,) = found.problems
+    assert type(error).__name__ in problem
+    assert len(problem) < 400
+
+
+def test_a_disk_that_is_full_is_no_problem_of_one_page() -> None:
+    def full(name: str, figure: bytes) -> str:
+        raise DiskFullError("full")
+
+    with pytest.raises(DiskFullError):
+        converted(PAGE, saved=full)
+
+
+@pytest.mark.parametrize("text", ["<a " * 9000, "<a =" * 9000, "<a x='" * 9000, "&#" + "1" * 9000 + ";"])
+def test_what_no_html_parser_takes_in_time_stands_as_its_text(text: str) -> None:
+    began = time.process_time()
+    found = converted(f"<p>words</p>{text}")
+    assert time.process_time() - began < 3
+    assert found.is_plain
+    assert "words" in found.markdown
+
+
+def test_figures_that_cover_the_page_many_times_are_not_all_cut_out() -> None:
+    figure = '<div data-bbox="0 0 {} 1000" data-label="Figure"><img alt="f"/></div>'
+    found = converted("".join(figure.format(900 + number) for number in range(50)))
+    assert len(found.pictures) == 4
+    assert found.problems == ("From block 5 on, no pictures were cut out: they overlap too much.",)
+    assert len(found.blocks) == 50
+    few = converted("".join(figure.format(100) for number in range(20)))
+    assert (len(few.pictures), few.problems) == (20, ())

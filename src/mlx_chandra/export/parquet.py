@@ -6,15 +6,18 @@ with the extra `parquet` and is imported when the first file is made.
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator
+from typing import IO
 
 from mlx_chandra.errors import MlxChandraError
-from mlx_chandra.outputs.layout import Block, Box
-from mlx_chandra.outputs.page_records import PageRecord, reading_record
-from mlx_chandra.outputs.plain_text import plain_text
+from mlx_chandra.export.layout import Block
+from mlx_chandra.export.plain_text import plain_text
+from mlx_chandra.export.records import PageRecord, reading_record
 
+_ROW_GROUP = 2000  # rows that are kept until they are written together
 _SIDES = ("left", "top", "right", "bottom")
+_FRACTIONS = tuple(f"{side}_fraction" for side in _SIDES)
+_NO_BOX = (None,) * len(_SIDES)
 COLUMNS = {
     **dict.fromkeys(("file_name", "source"), "string"),
     "page": "int32",
@@ -24,7 +27,7 @@ COLUMNS = {
     "block": "int32",
     "label": "string",
     **dict.fromkeys(_SIDES, "int32"),
-    **dict.fromkeys((f"{side}_fraction" for side in _SIDES), "float64"),
+    **dict.fromkeys(_FRACTIONS, "float64"),
     **dict.fromkeys(("content", "text", "image"), "string"),
 }
 """The columns and their types, in their order."""
@@ -39,18 +42,38 @@ def check_parquet() -> None:
         )
 
 
-def parquet_file(source: str, pages: Sequence[PageRecord]) -> bytes:
-    """The content of a Parquet file with the document's blocks."""
-    check_parquet()
-    import pyarrow
-    from pyarrow import parquet
+class Blocks:
+    """Writes a Parquet file with a document's blocks, some thousand rows at a time."""
 
-    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
-    rows = list(chain.from_iterable(_rows(source, page) for page in pages))
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    def __init__(self, file: IO[bytes], source: str) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        self._schema = pyarrow.schema(
+            [(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()]
+        )
+        self._writer = parquet.ParquetWriter(file, self._schema)
+        self._source = source
+        self._rows: list[dict[str, object]] = []
+
+    def add(self, page: PageRecord) -> None:
+        self._rows.extend(_rows(self._source, page))
+        if len(self._rows) >= _ROW_GROUP:
+            self._write()
+
+    def end(self) -> None:
+        self._write()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. What was not written is left out."""
+        self._writer.close()
+
+    def _write(self) -> None:
+        import pyarrow
+
+        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
 
 
 def _rows(source: str, page: PageRecord) -> Iterator[dict[str, object]]:
@@ -66,14 +89,9 @@ def _block(place: int, block: Block) -> dict[str, object]:
     return {
         "block": place,
         "label": block.label,
-        **_sides(block.box, ""),
-        **_sides(block.fractions, "_fraction"),
+        **dict(zip(_SIDES, block.bbox or _NO_BOX, strict=True)),
+        **dict(zip(_FRACTIONS, block.bbox_fractions or _NO_BOX, strict=True)),
         "content": block.content,
         "text": plain_text(block.content),
-        "image": block.picture,
+        "image": block.image,
     }
-
-
-def _sides(box: Box | None, ending: str) -> dict[str, float | None]:
-    values = (None,) * len(_SIDES) if box is None else box.corners()
-    return {side + ending: value for side, value in zip(_SIDES, values, strict=True)}

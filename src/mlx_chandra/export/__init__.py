@@ -1,0 +1,1 @@
+"""Documents' files made of their pages' results: HTML, Markdown, JSON, text, Parquet and figures."""

@@ -1,0 +1,202 @@
+"""Exports many documents: `Exports` one after the other, `Exporter` on a thread of its own beside a run.
+
+Documents are exported from the stored results of their pages, so at any time. Those whose files were made of
+these results in this way are passed over. Somebody may take folders away meanwhile: at the end it is counted
+what is gone.
+"""
+
+import errno
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from mlx_chandra.documents.page import Document, PageResult
+from mlx_chandra.errors import DiskFullError, MlxChandraError, OutputBusyError, OutputError
+from mlx_chandra.export.conversion import OpenPage
+from mlx_chandra.export.document import Exported, export_document
+from mlx_chandra.export.folders import Folders, is_there, stored_digest
+from mlx_chandra.export.records import digest_of
+from mlx_chandra.export.settings import ExportSettings
+from mlx_chandra.files.disk import disk_errors
+from mlx_chandra.files.paths import shown_path
+
+PagesOf = Callable[[str], Iterable[PageResult]]  # a document's path -> its results, in the order of its pages
+
+
+class Exports:
+    """Exports documents into one folder, which it locks until it is closed.
+
+    Attributes:
+        written: Documents whose files were written.
+        current: Documents whose files were up to date.
+        failed: Documents whose files couldn't be written, or were taken away.
+        first_error: Why the first of these couldn't.
+        plain: Pages that were written as plain text, as the results name them.
+
+    Raises (when it is made): OutputBusyError when another run writes to the folder; OutputError when there
+    can't be one.
+    """
+
+    def __init__(self, settings: ExportSettings, pages_of: PagesOf, open_page: OpenPage) -> None:
+        self.written = self.current = self.failed = 0
+        self.first_error: OutputError | None = None
+        self.plain: list[str] = []
+        self._settings, self._pages_of, self._open_page = settings, pages_of, open_page
+        self._wrote: list[str] = []  # names of the folders that were written
+        self._found: list[str] = []  # and of those that were current
+        self._lock = _locked(settings.folder)
+        self._folders = Folders(settings.folder)
+
+    def reserve(self, document: Document) -> None:
+        """Name the document's folder now, so that names follow the order of the input."""
+        self._folders.name_of(document.path, document.text_stem)
+
+    def export(self, document: Document) -> Exported | OutputError | None:
+        """Export one document; return what became of it, None where its files are current.
+
+        An error that only concerns this document is counted and returned.
+
+        Raises:
+            DiskFullError: There is no room for more.
+        """
+        try:
+            return self._export(document)
+        except DiskFullError:
+            raise
+        except Exception as error:
+            return self._failure(document, error)
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def count_missing(self) -> None:
+        """Count documents as failed whose files were taken away after all."""
+        gone = self._missing(self._wrote)
+        self.written -= gone
+        gone += self._missing(self._found)
+        if gone:
+            self.failed += gone
+            place = self._settings.folder
+            documents = "a document" if gone == 1 else f"{gone:,} documents"
+            said = f"While the run went on, the files of {documents} were taken out of {place}."
+            self.first_error = self.first_error or OutputError(said)
+
+    def _missing(self, names: Sequence[str]) -> int:
+        return sum(not is_there(self._settings.folder, name) for name in names)
+
+    def _export(self, document: Document) -> Exported | None:
+        path, stem, settings = document.path, document.text_stem, self._settings
+        name = self._folders.name_of(path, stem)
+        stored = stored_digest(path, stem, settings.how, settings.folder)
+        if stored is not None and stored == digest_of(self._pages_of(path)):
+            self.current += 1
+            self._found.append(name)
+            return None
+        pages = self._pages_of(path)
+        exported = export_document(path, stem, pages, settings, self._open_page, self._folders)
+        self.written += 1
+        self.plain += exported.plain
+        self._wrote.append(name)
+        return exported
+
+    def _failure(self, document: Document, error: Exception) -> OutputError:
+        if not isinstance(error, OutputError):
+            what = error if isinstance(error, MlxChandraError) else f"{type(error).__name__}: {error}"
+            error = OutputError(f"The files of {shown_path(document.path)} can't be made: {what}.")
+        self.failed += 1
+        self.first_error = self.first_error or error
+        return error
+
+
+class Exporter:
+    """Exports documents on a thread of its own, as they are put.
+
+    Can be used by several threads.
+
+    Args:
+        settings: What documents are made into.
+        pages_of: Gives the stored results of a document.
+        open_page: Gives the picture of a page. Raises PageError.
+        stop: When it is set, no more documents are begun.
+    """
+
+    def __init__(
+        self,
+        settings: ExportSettings,
+        pages_of: PagesOf,
+        open_page: OpenPage,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.exports = Exports(settings, pages_of, open_page)
+        self.dropped = 0  # documents that were put and not begun
+        self._stop = stop or threading.Event()
+        self._waiting: queue.SimpleQueue[Document | None] = queue.SimpleQueue()
+        self._drop = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="export", daemon=True)
+        self._thread.start()
+
+    def reserve(self, document: Document) -> None:
+        """Name the document's folder now; see `Exports.reserve`."""
+        self.exports.reserve(document)
+
+    def put(self, document: Document) -> None:
+        """Have the document exported, all of whose results are stored; return at once."""
+        self._waiting.put(document)
+
+    def check(self) -> None:
+        """Raise what ended the exporting: DiskFullError, or a mistake of this program."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self, drop: bool = False) -> None:
+        """Return when all documents that were put are exported.
+
+        Args:
+            drop: Begin no more of them, because the run ends with an error.
+
+        Raises: as `check`.
+        """
+        self._drop = drop
+        self._waiting.put(None)
+        self._thread.join()
+        self.exports.close()
+        if not drop:
+            self.check()
+            self.exports.count_missing()
+
+    def _work(self) -> None:
+        try:
+            while (document := self._waiting.get()) is not None:
+                if self._drop or self._stop.is_set():
+                    self.dropped += 1
+                else:
+                    self.exports.export(document)
+        except BaseException as error:
+            self._error = error
+
+
+def _locked(folder: str) -> int | None:
+    """Make the folder and lock it; return the number of the open folder, which holds the lock.
+
+    None where the file system knows no locks. Raises OutputBusyError, or OutputError.
+    """
+    with disk_errors(folder):
+        os.makedirs(folder, exist_ok=True)
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(number)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise OutputBusyError(
+                f"Another run is writing to {folder}.",
+                "Wait for it to end, or give this run another --output-dir.",
+            ) from error
+        return None
+    return number

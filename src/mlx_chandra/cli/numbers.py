@@ -25,8 +25,3 @@ def batch_size(text: str) -> int | None:
         if (number := int(text)) >= 1:
             return number
     raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number from 1 on")
-
-
-def counted(number: int, what: str) -> str:
-    """As in "1 page" and "1,200 pages"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

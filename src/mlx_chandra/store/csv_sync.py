@@ -4,8 +4,9 @@ A change is in the store first, durably, with `pages.csv` saying what the CSV la
 then that is noted, in the next transaction or on closing. So the next opening completes what a kill left.
 """
 
+import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from enum import Enum
 
@@ -65,17 +66,19 @@ class CsvSync:
             self._write_all()
         remove_redo_file(self.path)
 
-    def note(self, database: sqlite3.Connection) -> None:
-        """Note in the caller's transaction what was appended before, and that more will come."""
-        if self._unnoted:
-            database.execute("update pages set csv = ? where csv <> 0 and csv = ?", (SAME, NEW))
-            self._unnoted = False
-        if self.replaces:
-            delete_pages(database, "select id from pages")
-            database.execute("delete from runs")
-        if not self.touched or self.replaces:
-            database.execute("update csv set clean = ?", (REPLACE if self.replaces else UNCLEAN,))
-        self.touched = True
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[sqlite3.Connection]:
+        """Change pages; notes in the same transaction what was appended before, and that more will come."""
+        with self._change() as database:
+            if self._unnoted:
+                database.execute("update pages set csv = ? where csv <> 0 and csv = ?", (SAME, NEW))
+            if self.replaces:
+                delete_pages(database, "select id from pages")
+                database.execute("delete from runs")
+            if not self.touched or self.replaces:
+                database.execute("update csv set clean = ?", (REPLACE if self.replaces else UNCLEAN,))
+            yield database
+        self._unnoted, self.touched = False, True
 
     def append(self, database: sqlite3.Connection) -> None:
         """Write the rows of new pages, which are in the store; where others changed the CSV, later."""
@@ -98,9 +101,7 @@ class CsvSync:
         """Write what the CSV lacks; with `complete`, its rows in the order of the input."""
         if self.replaces:
             return  # no page came
-        with self._change() as database:
-            if self.touched or self._unnoted:
-                self.note(database)
+        with self.changing() if self.touched or self._unnoted else self._change() as database:
             asked = "select 1 from pages where position is null limit 1"
             unplaced = database.execute(asked).fetchone() is not None
         if not (self.touched or (complete and unplaced)):
@@ -116,6 +117,7 @@ class CsvSync:
             if complete:
                 row_order.set_positions(database, order)
             self._settle(database)
+        self.touched = self._unnoted = self._detached = False
 
     def close(self) -> None:
         """Let go of the CSV."""
@@ -169,7 +171,6 @@ class CsvSync:
         database.execute("update pages set csv = ? where csv <> 0", (SAME,))
         size, mtime_ns = self._file.stamp or (None, None)
         database.execute("update csv set size = ?, mtime_ns = ?, clean = ?", (size, mtime_ns, CLEAN))
-        self.touched = self._unnoted = self._detached = False
 
 
 def is_there(path: str) -> bool:

@@ -124,9 +124,9 @@ def settings_id(database: sqlite3.Connection, settings: ReadSettings) -> int:
     return int(found[0])
 
 
-def new_run(database: sqlite3.Connection, settings: ReadSettings) -> int:
-    """Add a run, and return its id."""
-    words = (now(), now(), settings_id(database, settings))
+def new_run(database: sqlite3.Connection, settings: int) -> int:
+    """Add a run that reads with these settings, by their id; return its id."""
+    words = (now(), now(), settings)
     found = database.execute(
         "insert into runs (began, updated, settings) values (?, ?, ?) returning id", words
     ).fetchone()

@@ -1,4 +1,4 @@
-"""Counts what a results file and its store tell of a collection: pages by state, speeds, slow and failed pages.
+"""Counts what a results file and its store tell: pages by state, speeds, slow and failed pages.
 
 Changes nothing, and can be asked while a run writes to both.
 """

@@ -278,14 +278,14 @@ class Store:
             raise OutputError(f"{self.path} was opened to be looked at only.")
         with self._mutex:
             self.begin_run()
-            with self._db.change() as connection:
-                self._csv.note(connection)
-                if self._run is None:
-                    self._run = queries.new_run(connection, self._settings)
-                for result in results:
-                    self._put(connection, result)
-                queries.count(connection, self._run, results, time.monotonic() - self._began)
-                self._write_files(connection)
+            before = self._run, self._same
+            try:
+                with self._csv.changing() as connection:
+                    self._put(connection, results)
+                    self._write_files(connection)
+            except BaseException:
+                self._run, self._same = before
+                raise
             if self._csv.replaces:
                 self._db.show(hidden=False)
             self._csv.append(connection)
@@ -294,8 +294,7 @@ class Store:
         """Delete pages that are no more, by their real paths; from the CSV when it is rewritten."""
         if self._csv is None or self._csv.replaces or not paths:
             return
-        with self._db.change() as connection:
-            self._csv.note(connection)
+        with self._mutex, self._csv.changing() as connection:
             for path in paths:
                 queries.delete(connection, shown_path(path))
 
@@ -370,11 +369,16 @@ class Store:
         if self._lock is not None:
             self._lock.release()
 
-    def _put(self, connection: sqlite3.Connection, result: PageResult) -> None:
-        settings = queries.settings_id(connection, result.settings or self._settings)
-        if result.settings in (None, self._settings):
-            self._same |= {settings}
-        queries.put(connection, result, settings, self._run)
+    def _put(self, connection: sqlite3.Connection, results: Sequence[PageResult]) -> None:
+        own = queries.settings_id(connection, self._settings)
+        self._same |= {own}
+        if self._run is None:
+            self._run = queries.new_run(connection, own)
+        for result in results:
+            other = None if result.settings == self._settings else result.settings
+            settings = queries.settings_id(connection, other) if other else own
+            queries.put(connection, result, settings, self._run)
+        queries.count(connection, self._run, results, time.monotonic() - self._began)
 
     def _save_files(self) -> None:
         if self._unsaved:

@@ -147,7 +147,9 @@ def _lines(total: _Total) -> Sequence[str]:
 
 def _cost(total: _Total, store: "Store", prompts: PromptTokens) -> Sequence[str]:
     """Tokens, and the time at the speed of the last run in these results."""
-    speed = store.speed()
+    from mlx_chandra.store.status import speed as speed_of
+
+    speed = speed_of(store)
     a_page = speed.output_tokens if speed else _ASSUMED_OUTPUT
     origin = f"as in {counted(speed.pages, 'page')} of these results" if speed else "assumed"
     output = total.to_read * a_page
@@ -155,7 +157,7 @@ def _cost(total: _Total, store: "Store", prompts: PromptTokens) -> Sequence[str]
         f"Tokens: about {total.prompt_tokens:,} of prompts{prompts.note} and {_rounded(output)} of output "
         f"({a_page:,.0f} a page, {origin})"
     )
-    if speed is None or not speed.tokens_per_second:
+    if speed is None:
         return tokens, "Time: not known, for no run is stored here; `mlx-chandra bench` measures the machine"
     seconds = (total.prompt_tokens + output) / speed.tokens_per_second
     return tokens, f"Time: about {duration(seconds)}, at the speed of these results' runs; loading aside"

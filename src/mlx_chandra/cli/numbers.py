@@ -1,4 +1,4 @@
-"""Reads numbers in options, and writes counts of things."""
+"""Types of numbers for argparse."""
 
 import argparse
 import contextlib

@@ -105,7 +105,7 @@ def _status(word: str) -> str:
 def say_differences(store: "Store", settings: ReadSettings) -> None:
     """Say which stored pages were read with another model or other settings, and will be read again."""
     for other in store.other_settings():
-        were = "1 page was" if other.pages == 1 else f"{other.pages:,} pages were"
+        were = "1 page was" if other.count == 1 else f"{other.count:,} pages were"
         print(
             f"{were} read with another model or other settings ({_difference(other, settings)}), and will be "
             "read again where the input has them. To read only some again, name them: --rerun.",

@@ -74,7 +74,7 @@ def _lines(found: "Statistics", all_failed: bool) -> list[str]:
     # the most first; those of one number by their names
     for state, count in sorted(found.states.items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"  {state:{widest}}  {count:>9,}")
-    if not found.has_store:
+    if not found.has_journal:
         lines += ["", "There is no store beside it, so speeds and slow pages aren't known."]
     if found.last is not None:
         lines += ["", *_work(_last(found.last, found.running is not None), found.last)]

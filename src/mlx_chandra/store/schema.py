@@ -1,0 +1,269 @@
+"""The store's file: where it lies, its tables and their migrations, and what SQLite's errors mean.
+
+People open it with sqlite3, DuckDB or pandas: docs/command-line.md explains its tables.
+
+SQLite's rollback journal is used rather than its write-ahead log: that one needs memory shared between
+processes, which network and some external disks don't have. Where the disk has no locks, none are used: the
+run's own lock (`lock.py`) keeps the writers apart.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from urllib.parse import quote
+
+from mlx_chandra.errors import DiskFullError, OutputError
+from mlx_chandra.files.disk import disk_errors
+from mlx_chandra.files.paths import shown_path
+from mlx_chandra.store import version1
+
+_PATIENCE = 20.0  # seconds to wait for somebody who reads the store
+APPLICATION = 0x4F43526A  # "OCRj": what `file` and SQLite's header call such a database
+
+# How a page's row in the CSV compares with the store: `pages.csv`.
+SAME, NEW, CHANGED, DELETED = 0, 1, 2, 3
+
+# What the CSV is: `csv.clean`.
+UNCLEAN, CLEAN, REPLACE = 0, 1, 2  # a run wrote to it; as noted; to be replaced whatever it holds
+
+SCHEMA = """
+create table settings (
+    id integer primary key,
+    model text not null,
+    checkpoint text,
+    settings text not null,
+    program text not null
+);
+create table runs (
+    id integer primary key,
+    began text not null,
+    updated text not null,
+    ended text,
+    settings integer not null references settings,
+    seconds real not null default 0,
+    pages integer not null default 0,
+    failed integer not null default 0,
+    copies integer not null default 0,
+    prompt_tokens integer not null default 0,
+    generated_tokens integer not null default 0
+);
+create table files (
+    path text primary key,
+    size integer not null,
+    mtime_ns integer not null,
+    content text not null
+);
+create table pages (
+    id integer primary key,
+    path text not null unique,
+    document text not null,
+    number integer not null,
+    status text not null,
+    digest text not null,
+    content text,
+    settings integer references settings,
+    run integer references runs,
+    finish_reason text,
+    prompt_tokens integer not null default 0,
+    output_tokens integer not null default 0,
+    generated_tokens integer not null default 0,
+    attempts integer not null default 0,
+    seconds real not null default 0,
+    width integer,
+    height integer,
+    box_scale integer,
+    copy_of text,
+    finished text,
+    position integer,
+    csv integer not null
+);
+create table texts (
+    id integer primary key references pages,
+    text text not null
+);
+create table csv (
+    size integer,
+    mtime_ns integer,
+    clean integer not null
+);
+insert into csv values (null, null, 0);
+create index pages_by_content on pages (content, number);
+create index pages_by_document on pages (document, number);
+create index pages_by_settings on pages (settings, status);
+create index pages_by_position on pages (position, csv);
+create index pages_to_write on pages (csv) where csv <> 0;
+"""
+
+Migration = Callable[[sqlite3.Connection], None]
+
+
+def _first(database: sqlite3.Connection) -> None:
+    """Make the tables of version 1 and 2 at once: there is nothing to be migrated."""
+    run_script(database, SCHEMA)
+
+
+def _from_version1(database: sqlite3.Connection) -> None:
+    version1.rename_tables(database)
+    run_script(database, SCHEMA)
+    version1.copy_facts(database)
+
+
+MIGRATIONS: list[Migration] = [_from_version1]
+"""What makes version n + 2 of n + 1."""
+
+VERSION = 1 + len(MIGRATIONS)
+
+
+class Damaged(Exception):
+    """The file is damaged, or something else."""
+
+
+def run_script(database: sqlite3.Connection, script: str) -> None:
+    """Execute statements within the caller's transaction, which `executescript` would commit."""
+    for statement in script.split(";\n"):
+        database.execute(statement)
+
+
+def store_path(csv_path: str) -> str:
+    """Return where the store of a CSV lies."""
+    return f"{csv_path}.journal.sqlite"
+
+
+def open_store(path: str) -> tuple[sqlite3.Connection, int]:
+    """Open the store to write to it; make or migrate it where needed.
+
+    Returns the database, and the version that was found; 0 for none.
+
+    Raises:
+        Damaged: It is no database of ours, or a damaged one.
+        OutputError: It can't be written, or a newer version wrote it.
+    """
+    with store_errors(path):
+        database = connect(path, "" if _has_locks(path) else "?nolock=1")
+        try:
+            database.execute("begin immediate")
+            version = migrate(database, path)
+            database.execute("commit")
+        except BaseException as error:
+            database.close()
+            if is_damage(error):
+                raise Damaged from error
+            raise
+    return database, version
+
+
+def migrate(database: sqlite3.Connection, path: str) -> int:
+    """Bring the tables to this version within the caller's transaction; return the version before.
+
+    Raises:
+        Damaged: It is somebody else's database.
+        OutputError: A newer version wrote it.
+    """
+    version = _version(database, path)
+    for step in MIGRATIONS[version - 1 :] if version else [_first]:
+        step(database)
+    if version < VERSION:
+        database.execute(f"pragma application_id = {APPLICATION}")
+        database.execute(f"pragma user_version = {VERSION}")
+    return version
+
+
+def open_to_read(path: str) -> sqlite3.Connection:
+    """Open the store for somebody who changes nothing, also while a run writes to it.
+
+    Raises OutputError when it can't be read, is damaged, or a newer version wrote it.
+    """
+    with store_errors(path):
+        # Not mode=ro alone: what a killed run left half written is taken back by whoever opens it next.
+        writable = os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK)
+        database = connect(path, "?mode=rw" if writable else "?mode=ro")
+        try:
+            _version(database, path)
+        except Damaged as error:
+            database.close()
+            raise OutputError(
+                f"{path} is no store of mlx-chandra's.", "Move it away; the CSV has all texts."
+            ) from error
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+def connect(path: str, options: str = "") -> sqlite3.Connection:
+    """Connect to a database file; "" is a temporary one."""
+    uri = f"file:{quote(os.fsencode(path))}{options}" if path else ""
+    return sqlite3.connect(uri, _PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def set_aside(path: str) -> str:
+    """Rename a file that is no store, so that nothing is lost. Returns its new name."""
+    number = 1
+    while os.path.lexists(f"{path}.damaged-{number}"):
+        number += 1
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(f"{path}-journal", f"{path}.damaged-{number}-journal")
+    os.replace(path, f"{path}.damaged-{number}")
+    return f"{path}.damaged-{number}"
+
+
+@contextlib.contextmanager
+def store_errors(path: str) -> Iterator[None]:
+    """Raise DiskFullError or OutputError, naming the store, for an error of SQLite's or the system's."""
+    try:
+        with disk_errors(path):
+            yield
+    except sqlite3.Error as error:
+        raise _store_error(path, error) from error
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether an error says that the file itself is damaged."""
+    name = str(getattr(error, "sqlite_errorname", ""))
+    return isinstance(error, Damaged) or name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def _store_error(path: str, error: sqlite3.Error) -> OutputError:
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+        return DiskFullError(
+            f"The disk that takes {shown_path(path)} is full.",
+            "What was written before is safe. Make room and run again with --resume.",
+        )
+    if is_damage(error):
+        return OutputError(
+            f"The store {shown_path(path)} is damaged: {error}.",
+            "The results in the CSV are safe. Run again with --resume: it begins a new store from the CSV.",
+        )
+    return OutputError(
+        f"The store {shown_path(path)} can't be used: {error}.",
+        "The results are safe. Check the disk and the folder's rights, and run again with --resume.",
+    )
+
+
+def _version(database: sqlite3.Connection, path: str) -> int:
+    """Return the version of the tables; 0 for an empty file. Raises Damaged and OutputError."""
+    (application,) = database.execute("pragma application_id").fetchone()
+    (version,) = database.execute("pragma user_version").fetchone()
+    if application == APPLICATION and version > VERSION:
+        raise OutputError(
+            f"{shown_path(path)} is of a newer mlx-chandra (form {version}; this one knows {VERSION}).",
+            "Use that one. Or move the store away: then every page in the CSV counts as read.",
+        )
+    if application == APPLICATION and version >= 1:
+        return int(version)
+    if database.execute("select 1 from sqlite_master").fetchone():
+        raise Damaged
+    return 0
+
+
+def _has_locks(path: str) -> bool:
+    """Whether the disk can lock the file, which is made where there is none."""
+    with open(path, "ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+    return True

@@ -1,0 +1,185 @@
+"""Counts what a results file and its store tell: pages by state, speeds, slow and failed pages.
+
+Changes nothing, and can be asked while a run writes to both.
+"""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_chandra.documents.page import ReadSettings
+from mlx_chandra.errors import UsageError
+from mlx_chandra.store.lock import running_on
+from mlx_chandra.store.schema import store_path
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from mlx_chandra.store.store import Store
+
+_ORDER = "order by position is null, position, id"
+_SLOWEST = (
+    "select path, seconds, generated_tokens, attempts, status from live "
+    "where copy_of is null and seconds > 0 order by seconds desc limit ?"
+)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A page with an error: its path as shown, and its status."""
+
+    path: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A page that took long: seconds in the engine, and the tokens of all its attempts."""
+
+    path: str
+    seconds: float
+    generated_tokens: int
+    attempts: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What runs did.
+
+    Attributes:
+        runs: How many they are.
+        began: When the first of them began, in UTC.
+        ended: When the last one ended; None where it was killed or is still going on.
+        seconds: All of them together.
+        pages: With a result by them, among them `failed` and `copies`, which weren't read.
+        prompt_tokens, generated_tokens: Of the pages that were read.
+        models: With which models.
+    """
+
+    runs: int
+    began: str
+    ended: str | None
+    seconds: float
+    pages: int
+    failed: int
+    copies: int
+    prompt_tokens: int
+    generated_tokens: int
+    models: tuple[str, ...]
+
+    @property
+    def pages_per_second(self) -> float:
+        """Of pages that were read."""
+        return (self.pages - self.copies) / self.seconds if self.seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated ones."""
+        return self.generated_tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is stored of a collection.
+
+    Attributes:
+        path: The CSV's.
+        states: Number of pages by state: `ok`, `error:truncated`, `error:locked`, ...
+        failed: Pages with an error, in the CSV's order.
+        running: The number of the process that writes to it now; None for none.
+        has_journal: Whether there is a store; else the rest isn't known.
+        slowest: Those that took longest, the slowest first.
+        last, all: The last run, and all runs; None where there is none.
+    """
+
+    path: str
+    states: dict[str, int]
+    failed: tuple[Failed, ...]
+    running: int | None
+    has_journal: bool
+    slowest: tuple[Slow, ...] = ()
+    last: Work | None = None
+    all: Work | None = None
+
+    @property
+    def pages(self) -> int:
+        return sum(self.states.values())
+
+
+def statistics(csv_path: str, slowest: int) -> Statistics:
+    """Return what is stored of the CSV's pages, with so many of the slowest ones.
+
+    Raises:
+        UsageError: There is neither a CSV nor a store.
+        OutputError: It is no results table, or damaged; or its store is, or of a newer version.
+    """
+    from mlx_chandra.store.store import Store
+
+    path = os.path.realpath(csv_path)
+    has_store = os.path.exists(store_path(path))
+    if not os.path.isfile(path) and not has_store:
+        raise UsageError(f"There is no results file {path}.", "Check the path.")
+    store = Store.preview(path, ReadSettings(), texts=False)
+    try:
+        with store.asking() as database:
+            states, failed = _states(database)
+            return Statistics(
+                path,
+                states,
+                failed,
+                running_on(path),
+                has_store,
+                tuple(Slow(*row) for row in database.execute(_SLOWEST, (slowest,))),
+                _work(database, "where id = (select max(id) from runs)"),
+                _work(database, ""),
+            )
+    finally:
+        store.close()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What reading pages took so far: `pages` of them, output tokens of a page, prompt and output tokens a second."""
+
+    pages: int
+    output_tokens: float
+    tokens_per_second: float
+
+
+def speed(store: "Store") -> Speed | None:
+    """Return the speed of all runs of a store; None where none has read a page."""
+    with store.asking() as database:
+        work = _work(database, "")
+    read = 0 if work is None else work.pages - work.copies
+    if work is None or read <= 0 or not work.seconds or not work.generated_tokens:
+        return None
+    tokens = work.prompt_tokens + work.generated_tokens
+    return Speed(read, work.generated_tokens / read, tokens / work.seconds)
+
+
+def _states(database: "sqlite3.Connection") -> tuple[dict[str, int], tuple[Failed, ...]]:
+    states: Counter[str] = Counter()
+    failed = []
+    for path, status in database.execute(f"select path, status from live {_ORDER}"):
+        states[":".join(status.split(":")[:2])] += 1
+        if status != "ok":
+            failed.append(Failed(path, status))
+    return dict(states), tuple(failed)
+
+
+def _work(database: "sqlite3.Connection", where: str) -> Work | None:
+    names = ("seconds", "pages", "failed", "copies", "prompt_tokens", "generated_tokens")
+    sums = ", ".join(f"sum({name})" for name in names)
+    row = database.execute(f"select count(*), min(began), {sums} from runs {where}").fetchone()
+    if not row[0]:
+        return None
+    (ended,) = database.execute(f"select ended from runs {where} order by id desc").fetchone()
+    models = database.execute(
+        f"select distinct model from settings where id in (select settings from runs {where}) order by id"
+    )
+    words = tuple(model for (model,) in models)
+    return Work(
+        runs=row[0], began=row[1], ended=ended, models=words, **dict(zip(names, row[2:], strict=True))
+    )

@@ -1,4 +1,4 @@
-"""Runs the real program with the fake reader in the engine's place, as its own process or in this one."""
+"""Runs the real program with a fake engine, as its own process or in this one."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from mlx_chandra.cli.main import main
-from tests.fakes import FakeReader, Script
+from tests.fakes import Script, fake_service
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -33,7 +33,7 @@ def environment() -> Mapping[str, str]:
 
 
 def command(script: Script, folder: Path, *arguments: str) -> list[str]:
-    """The command line of a process with a FakeReader of this script, which goes to a file in `folder`."""
+    """The command line of a process with a fake engine of this script, which goes to a file in `folder`."""
     path = folder / "script.json"
     path.write_text(json.dumps(asdict(script)))
     return [sys.executable, "-m", "tests.fakes", str(path), *arguments]
@@ -68,7 +68,7 @@ def process(script: Script, folder: Path, *arguments: str) -> "subprocess.Comple
 
 def here(*arguments: str, script: Script | None = None) -> int:
     """The program in this process: faster, and its exit status all the same."""
-    return main(list(arguments), reader_factory=lambda options: FakeReader(script))
+    return main(list(arguments), service_factory=lambda options: fake_service(script))
 
 
 def read(path: Path) -> list[Row]:

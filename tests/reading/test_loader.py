@@ -160,11 +160,11 @@ def test_copies_and_pages_that_failed_come_without_a_model() -> None:
 
 def test_a_page_to_be_read_waits_until_it_is_known_how() -> None:
     woken = threading.Event()
-    loader = Loader(documents("a", "b"), one_page, picture, workers=1, wake=woken.set)
-    assert woken.wait(10)
+    loader = Loader(documents("a", "b"), one_page, picture, workers=1)
     assert loader.wants_reading.wait(10)
     assert loader.get(wait=True) is None
-    loader.use(prepare)
+    loader.use(prepare, woken.set)
+    assert woken.wait(10)
     assert paths(taken(loader)) == ["a", "b"]
 
 

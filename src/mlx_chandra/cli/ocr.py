@@ -157,7 +157,7 @@ def _read(
         if log is not None:
             log.started(arguments, store.path)
 
-        def opened() -> Service:
+        def opened() -> "Service":
             began = time.monotonic()
             service = open_service(options)
             stopping.gently()

@@ -65,7 +65,6 @@ class Loader:
         plan: Gives a document's pages. Called by several workers at a time; may hash or open files.
         open_page: Gives a page's picture. Called by several workers, but for one document by one at a time.
         workers: Threads.
-        wake: Called by workers when `get` has something new to say.
 
     Attributes:
         wants_reading: Set when a page was found that must be read. It waits for `use`.
@@ -81,10 +80,10 @@ class Loader:
         plan: Callable[[Document], Sequence[Page | Copied]],
         open_page: Callable[[Page], Image],
         workers: int,
-        wake: Callable[[], object] = _nothing,
     ) -> None:
         self.wants_reading = threading.Event()
-        self._documents, self._plan, self._open_page, self._wake = documents, plan, open_page, wake
+        self._documents, self._plan, self._open_page = documents, plan, open_page
+        self._wake: Callable[[], object] = _nothing
         self._source_lock = threading.Lock()
         self._changed = threading.Condition()  # guards the next five
         self._planned: list[_Planned] = []
@@ -101,10 +100,13 @@ class Loader:
         """Whether all pages were given out."""
         return not self._working
 
-    def use(self, prepare: Prepare) -> None:
-        """Say how pages are prepared. Those that were opened before have waited for it."""
+    def use(self, prepare: Prepare, wake: Callable[[], object] = _nothing) -> None:
+        """Say how pages are prepared. Those that were opened before have waited for it.
+
+        Workers call `wake` when `get` has something new.
+        """
         with self._changed:
-            self._prepare = prepare
+            self._prepare, self._wake = prepare, wake
             self._changed.notify_all()
 
     def get(self, wait: bool) -> Item | None:

@@ -134,7 +134,7 @@ def _read(
     """Read all pages of the loader; return the seconds that took, and whether it came to the end."""
     started = time.monotonic()
     pages = Pages(service, options.request)
-    loader.use(options.preparing(service))
+    loader.use(options.preparing(service), pages.wake)
     with contextlib.closing(pages):
         while not (stop.is_set() or (loader.exhausted and pages.empty)):
             copies = _admit(loader, pages)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.cli.main import main
-from mlx_chandra.cli.reader import ReaderOptions
-from mlx_chandra.pipeline import Reader
+from mlx_chandra.cli.model import ModelOptions
+from mlx_chandra.engine.service import Service
 from tests.cli.program import here, make_page
 from tests.documents.pdf_files import locked_pdf, make_pdf
 
@@ -20,16 +20,15 @@ DEMO = ["--model", "demo"]
 
 @pytest.fixture(autouse=True)
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLX_CHANDRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
 
-def no_reader(options: ReaderOptions) -> Reader:
+def no_service(options: ModelOptions) -> Service:
     raise AssertionError("a model was loaded")
 
 
 def dry(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
-    assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *arguments], no_reader) == 0
+    assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *arguments], no_service) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -42,10 +41,9 @@ def test_documents_pages_and_tokens_are_counted_and_nothing_is_written(
     lines = dry(capsys, *DEMO, "--output-dir", "out", "--log-file", "log.jsonl")
     assert lines[0] == "Documents: 3 (2 PNG, 1 PDF)"
     assert lines[1] == "Pages: 4: 4 to read"
-    assert "to write: 1,000 a page, assumed, as no run with this model is remembered" in lines[2]
-    assert "measure it: mlx-chandra bench --model demo" in lines[3]
-    assert lines[4].startswith("Disk: about ")
-    assert "CSV and text files, and html, markdown of each document" in lines[4]
+    assert "4,000 of output (1,000 a page, assumed)" in lines[2]
+    assert "Time: not known" in lines[3]
+    assert "mlx-chandra bench" in lines[3]
     assert lines[-1] == "Nothing was read or written."
     assert os.listdir(tmp_path) == ["in"]
 
@@ -64,7 +62,7 @@ def test_prompts_are_counted_as_the_processor_makes_them(
         with Image.open(path) as picture:
             total += len(processor.prepare(picture, PromptType.OCR, 700).token_ids)
     lines = dry(capsys, *DEMO, "--prompt-type", "ocr", "--max-size", "700")
-    assert lines[2].startswith(f"Tokens: about {total:,} to read, and ")
+    assert lines[2].startswith(f"Tokens: about {total:,} of prompts and ")
 
 
 def test_pages_that_cannot_be_read_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,11 +95,11 @@ def test_what_resume_and_retry_would_skip_is_done_already(
     before = (tmp_path / "r.csv").read_bytes()
     capsys.readouterr()
     resumed = dry(capsys, *DEMO, "--resume")
-    assert resumed[1] == "Pages: 5: 4 done already, 1 to read"
-    assert resumed[2].endswith("a page, as in 3 pages of these results")
-    assert dry(capsys, *DEMO, "--retry-errors")[1] == "Pages: 5: 3 done already, 2 to read"
+    assert resumed[1] == "Pages: 5: 4 read before, 1 to read"
+    assert resumed[2].endswith("as in 4 pages of these results)")
+    assert dry(capsys, *DEMO, "--retry-errors")[1] == "Pages: 5: 3 read before, 2 to read"
     assert dry(capsys, *DEMO, "--overwrite")[1] == "Pages: 5: 5 to read"
-    assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *DEMO], no_reader) == 2
+    assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *DEMO], no_service) == 2
     assert "already holds the results of 4 pages" in capsys.readouterr().err
     assert (tmp_path / "r.csv").read_bytes() == before
 
@@ -111,7 +109,7 @@ def test_when_all_is_done_nothing_is_foreseen(tmp_path: Path, capsys: pytest.Cap
     assert here("ocr", "in", "-o", "r.csv", *DEMO) == 0
     capsys.readouterr()
     assert dry(capsys, *DEMO, "--resume") == [
-        "Documents: 1 (1 PNG)", "Pages: 1: 1 done already, 0 to read", "Nothing was read or written.",
+        "Documents: 1 (1 PNG)", "Pages: 1: 1 read before, 0 to read", "Nothing was read or written.",
     ]  # fmt: skip
 
 
@@ -121,40 +119,30 @@ def test_a_model_that_is_not_here_is_not_fetched(tmp_path: Path, capsys: pytest.
     assert "(by Chandra 1's rule; the model isn't on this machine)" in lines[2]
     tokens = int(lines[2].split()[2].replace(",", ""))
     assert tokens > 736 * 1024 // 32**2
-    assert "mlx-chandra bench --model mlx-community/chandra-bf16" in lines[3]
 
 
-def test_the_time_comes_from_what_bench_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_page(tmp_path / "in" / "a.png")
-    size = ["--page-size", "96x64", "--output-tokens", "20", "--batch-size", "2", "--seconds", "2"]
-    assert main(["bench", *DEMO, *size]) == 0
-    capsys.readouterr()
-    line = dry(capsys, *DEMO)[3]
-    assert line.startswith("Time: about ")
-    assert "at the speed of `mlx-chandra bench` on 20" in line
-    assert dry(capsys, *DEMO, "--dtype", "float16")[3].startswith("Time: not known")
-
-
-def test_the_time_comes_from_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_and_time_are_those_of_the_runs_in_these_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(6):
         make_page(tmp_path / "in" / f"{number}.png", number, (96, 64))
-    assert main(["ocr", "in", "-o", "r.csv", *DEMO, "--max-tokens", "8", "--retries", "0", "--no-text"]) in (
-        0,
-        1,
-    )
+    limits = ["--max-tokens", "8", "--retries", "0", "--no-text"]
+    assert main(["ocr", "in", "-o", "r.csv", *DEMO, *limits]) == 1
+    make_page(tmp_path / "in" / "7.png", 7, (96, 64))
     capsys.readouterr()
-    lines = dry(capsys, *DEMO, "--overwrite")
-    assert "a page, as in a run of 6 pages on 20" in lines[2]
-    assert "at the speed of a run of 6 pages on 20" in lines[3]
+    lines = dry(capsys, *DEMO, *limits, "--resume")
+    assert "8 of output (8 a page, as in 6 pages of these results)" in lines[2]
+    assert lines[3].startswith("Time: about ")
+    assert "at the speed of these results' runs" in lines[3]
 
 
 def test_it_refuses_what_a_run_would_refuse(tmp_path: Path) -> None:
     make_page(tmp_path / "in" / "a.png")
     wrong = [["--format", "html"], ["--pages", "0"], ["--overwrite", "--retry-errors"]]
     for more in wrong:
-        assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *more], no_reader) == 2
-    assert main(["ocr", "gone", "-o", "r.csv", "--dry-run"], no_reader) == 2
-    assert main(["ocr", "in", "--dry-run"], no_reader) == 2
+        assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *more], no_service) == 2
+    assert main(["ocr", "gone", "-o", "r.csv", "--dry-run"], no_service) == 2
+    assert main(["ocr", "in", "--dry-run"], no_service) == 2
 
 
 def test_files_that_a_manifest_names_and_that_are_missing_are_said(
@@ -162,7 +150,7 @@ def test_files_that_a_manifest_names_and_that_are_missing_are_said(
 ) -> None:
     make_page(tmp_path / "a.png")
     (tmp_path / "list.txt").write_text("a.png\ngone.png\n")
-    assert main(["ocr", "--manifest", "list.txt", "-o", "r.csv", "--dry-run", *DEMO], no_reader) == 0
+    assert main(["ocr", "--manifest", "list.txt", "-o", "r.csv", "--dry-run", *DEMO], no_service) == 0
     said = capsys.readouterr().out
     assert "Pages: 2: 1 that can't be read, 1 to read" in said
     assert "gone.png: error:missing: there is no such file" in said
@@ -178,13 +166,13 @@ def test_pages_that_a_run_would_read_again_for_their_settings_or_content_are_not
     assert here("ocr", "in", "-o", "r.csv", "--resume", *DEMO) == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     capsys.readouterr()
-    assert dry(capsys, *DEMO, "--resume")[1] == "Pages: 4: 4 done already, 0 to read"
+    assert dry(capsys, *DEMO, "--resume")[1] == "Pages: 4: 4 read before, 0 to read"
     other = ["--max-tokens", "77"]
-    assert dry(capsys, *DEMO, "--resume", *other)[1] == "Pages: 4: 1 done already, 3 to read"
+    assert dry(capsys, *DEMO, "--resume", *other)[1] == "Pages: 4: 1 read before, 3 to read"
     named = dry(capsys, *DEMO, "--rerun", "path=1.png", *other)
-    assert named[1] == "Pages: 4: 3 done already, 1 to read"
+    assert named[1] == "Pages: 4: 3 read before, 1 to read"
     make_page(tmp_path / "in" / "2.png", 99)
-    assert dry(capsys, *DEMO, "--resume")[1] == "Pages: 4: 3 done already, 1 to read"
+    assert dry(capsys, *DEMO, "--resume")[1] == "Pages: 4: 3 read before, 1 to read"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
@@ -235,23 +223,23 @@ def test_where_files_were_moved_and_copied_it_says_what_the_run_then_does(
     change(pages)
     capsys.readouterr()
     foreseen = numbers(dry(capsys, *DEMO, *options)[1])
-    here("ocr", "in", "-o", "r.csv", "--no-text", "--log-file", "log", *DEMO, *options)
+    here("ocr", "in", "-o", "r.csv", "--no-text", "--log-file", "log", "--workers", "1", *DEMO, *options)
     log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     pages_done = [event for event in log if event["event"] == "page_finished"]
     failed = [event for event in pages_done if event["status"].startswith("error:")]
     well = [event for event in pages_done if event not in failed]
     assert foreseen == {
-        "done already": log[-1]["skipped"],
-        "of the same content as others": sum(event["copy_of"] is not None for event in well),
+        "read before": log[-1]["skipped"],
+        "with the same content as others": sum(event["copy_of"] is not None for event in well),
         "that can't be read": len(failed),
         "to read": sum(event["copy_of"] is None for event in well),
     }
 
 
 def numbers(line: str) -> dict[str, int]:
-    """`Pages: 9: 5 done already, 4 to read`, with zeros for what isn't said."""
+    """`Pages: 9: 5 read before, 4 to read`, with zeros for what isn't said."""
     said = dict.fromkeys(
-        ["done already", "of the same content as others", "that can't be read", "to read"], 0
+        ["read before", "with the same content as others", "that can't be read", "to read"], 0
     )
     for part in line.split(": ")[2].split(", "):
         number, _, what = part.partition(" ")

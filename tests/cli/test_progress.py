@@ -8,18 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mlx_chandra.cli.progress import (
-    Bar,
-    BatchLines,
-    PlainLines,
-    duration,
-    observer_for,
-    printable,
-    summary_line,
-)
+from mlx_chandra.cli.progress import Bar, BatchLines, Lines, observer_for
+from mlx_chandra.cli.summary import summary_lines
+from mlx_chandra.cli.texts import duration, printable
 from mlx_chandra.engine.responses import GeneratorStats
-from mlx_chandra.keeper import Endings, Work
-from mlx_chandra.pipeline import Snapshot, Summary
+from mlx_chandra.reading.progress import Counts, Snapshot, Summary
 from tests.cli.program import command, environment, make_page
 from tests.fakes import Script
 
@@ -30,7 +23,8 @@ def snapshot(
     total: int | None = 100,
     failed: int = 0,
     tokens: int = 0,
-    endings: Endings | None = None,
+    retried: int = 0,
+    in_work: int = 5,
 ) -> Snapshot:
     stats = GeneratorStats(
         prompt_tokens=pages * 10,
@@ -39,12 +33,19 @@ def snapshot(
         generation_time=0.0,
         steps=0,
         slots=8,
-        active_slots=5,
+        active_slots=in_work,
         waiting=2,
         peak_memory=0,
     )
-    work = Work(pages, pages * 10, tokens)
-    return Snapshot(pages - failed, failed, total, seconds, stats, endings or Endings(), work)
+    counts = Counts(
+        ok=pages - failed,
+        truncated=failed,
+        read=pages,
+        retried=retried,
+        prompt_tokens=pages * 10,
+        generated_tokens=tokens,
+    )
+    return Snapshot(counts, total, seconds, stats)
 
 
 class Terminal(io.StringIO):
@@ -60,37 +61,46 @@ def test_the_bar_shows_pages_tokens_per_second_and_the_time_left() -> None:
     bar.close()
     last = stream.getvalue().rstrip().split("\r")[-1]
     assert " 25%" in last
-    assert "25/100 pages" in last
-    assert "2.5 pages/s" in last
-    assert "500 tokens/s, 3 failed, 29.9 s left" in last
+    assert "25/100 pages, 5 in work, 3 failed, 5,000 tokens, 500/s, 2.5 pages/s, 29.9 s left" in last
+
+
+def test_before_the_first_page_is_finished_the_bar_counts_pages_in_work_and_tokens() -> None:
+    stream = Terminal()
+    bar = Bar(stream)
+    for in_work, tokens in ((0, 0), (8, 8), (20, 900)):
+        bar.update(snapshot(0, 5.0, total=20, tokens=tokens, in_work=in_work))
+    bar.close()
+    shown = [line.rpartition("|")[2].strip(" ,") for line in stream.getvalue().split("\r") if "pages" in line]
+    assert "0/20 pages, reading pages" in shown[0]
+    assert "0/20 pages, 8 in work, 8 tokens, 2/s" in "".join(shown)
+    assert "0/20 pages, 20 in work, 900 tokens, 180/s" in shown[-1]
+
+
+def test_the_bar_never_goes_back() -> None:
+    stream = Terminal()
+    bar = Bar(stream)
+    bar.update(snapshot(50, 10.0, tokens=5000))
+    bar.update(snapshot(51, 100.0, tokens=5100))  # much slower than it seemed
+    bar.close()
+    shares = [int(line[:3]) for line in stream.getvalue().split("\r") if "%" in line]
+    assert shares == sorted(shares)
 
 
 def test_lines_come_every_few_seconds_and_say_what_the_bar_says() -> None:
     stream = io.StringIO()
-    lines = PlainLines(stream)
+    lines = Lines(stream)
     for second in range(12):
         lines.update(snapshot(second * 5, float(second), tokens=second * 1000, failed=min(second, 2)))
     assert stream.getvalue().splitlines() == [
-        "25 of 100 pages, 5.0 pages/s, 1,000 tokens/s (and 50 read), 2 failed, 15.0 s left",
-        "50 of 100 pages, 5.0 pages/s, 1,000 tokens/s (and 50 read), 2 failed, 10.0 s left",
+        "25/100 pages, 5 in work, 2 failed, 5,000 tokens, 1,000/s, 5.0 pages/s, 15.0 s left",
+        "50/100 pages, 5 in work, 2 failed, 10,000 tokens, 1,000/s, 5.0 pages/s, 10.0 s left",
     ]
-
-
-def test_while_the_first_pages_are_read_the_line_says_so() -> None:
-    stream = io.StringIO()
-    PlainLines(stream).update(snapshot(0, 5.0))
-    assert stream.getvalue() == "0 of 100 pages, 0.0 pages/s, reading pages\n"
-    terminal = Terminal()
-    bar = Bar(terminal)
-    bar.update(snapshot(0, 5.0))
-    bar.close()
-    assert "reading pages" in terminal.getvalue()
 
 
 def test_lines_do_without_the_total_while_it_is_not_known() -> None:
     stream = io.StringIO()
-    PlainLines(stream).update(snapshot(10, 5.0, total=None))
-    assert stream.getvalue() == "10 pages, 2.0 pages/s, 0 tokens/s (and 20 read)\n"
+    Lines(stream).update(snapshot(10, 5.0, total=None))
+    assert stream.getvalue() == "10 pages, 5 in work, reading pages, 2.0 pages/s\n"
 
 
 def test_a_batch_line_counts_what_came_since_the_last_one() -> None:
@@ -98,13 +108,13 @@ def test_a_batch_line_counts_what_came_since_the_last_one() -> None:
     lines = BatchLines(stream)
     lines.update(snapshot(3, 1.0, tokens=100))
     lines.update(snapshot(8, 2.0, tokens=1000))
-    lines.update(snapshot(10, 3.0, tokens=1500, failed=1, endings=Endings(truncated=1, retried=2, mended=1)))
+    lines.update(snapshot(10, 3.0, tokens=1500, failed=1, retried=2))
     lines.close()
     lines.close()
     assert stream.getvalue().splitlines() == [
-        "8 of 100 pages: 80 prompt and 1,000 generated tokens, 500 tokens/s, 5 of 8 slots in use, 2 waiting, "
+        "8 of 100 pages: 80 prompt and 1,000 output tokens, 500 tokens/s, 5 of 8 slots in use, 2 waiting, "
         "memory 0.00 GB, 22.9 s left",
-        "10 of 100 pages, 1 failed (1 truncated), 2 read more than once: 20 prompt and 500 generated "
+        "10 of 100 pages, 1 failed (1 truncated), 2 retried: 20 prompt and 500 output "
         "tokens, 500 tokens/s, 5 of 8 slots in use, 2 waiting, memory 0.00 GB, 26.9 s left",
     ]
 
@@ -112,7 +122,7 @@ def test_a_batch_line_counts_what_came_since_the_last_one() -> None:
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines() -> None:
     with observer_for(False, Terminal()) as bar, observer_for(False, io.StringIO()) as lines:
         assert isinstance(bar, Bar)
-        assert isinstance(lines, PlainLines)
+        assert isinstance(lines, Lines)
     with observer_for(True, Terminal()) as batches:
         assert isinstance(batches, BatchLines)
 
@@ -126,43 +136,39 @@ def test_warnings_are_shown(stream: io.StringIO) -> None:
 
 
 @pytest.mark.parametrize(
-    ("summary", "said"),
+    ("summary", "expected"),
     [
         (
-            Summary(18, 2, 0, 0, 10.0, False),
+            Summary(Counts(ok=18, error=2), seconds=10.0),
             "18 pages ok, 2 failed in 10.0 s (2.0 pages/s).\n"
             "Failed pages: mlx-chandra status /here/results.csv --failed\n",
         ),
-        (Summary(1, 0, 1, 0, 10.0, False), "1 page ok, 0 failed in 10.0 s (0.1 pages/s); 1 was done before."),
-        (Summary(0, 0, 1, 0, 0.0, False), "Nothing to do: the one page is in the results already."),
         (
-            Summary(4, 0, 0, 0, 10.0, False, work=Work(4, 5000, 2000)),
-            "Tokens: 5,000 read, 2,000 written (200 tokens/s), 500 a page.\n",
+            Summary(Counts(ok=1), skipped=1, seconds=10.0),
+            "1 page ok, 0 failed in 10.0 s (0.1 pages/s); 1 was in the results before.",
+        ),
+        (Summary(skipped=1), "Nothing to do: the one page is in the results already."),
+        (Summary(skipped=7), "Nothing to do: all 7 pages are in the results already."),
+        (
+            Summary(Counts(ok=4, read=4, prompt_tokens=5000, generated_tokens=2000), seconds=10.0),
+            "Tokens: 5,000 of prompts, 2,000 of output (200/s), 500 a page.\n",
         ),
         (
-            Summary(20, 0, 5, 0, 10.0, False),
-            "20 pages ok, 0 failed in 10.0 s (2.0 pages/s); 5 were done before.",
-        ),
-        (
-            Summary(18, 5, 0, 0, 10.0, False, endings=Endings(1, 1, 2, 1, retried=3, mended=1)),
+            Summary(Counts(18, 1, 1, 2, 1, retried=3, recovered=1), seconds=10.0),
             "18 pages ok, 5 failed (1 empty, 1 truncated, 2 repetition, 1 other) in 10.0 s (2.3 pages/s). "
-            "3 pages were read more than once, 1 of them ok in the end.",
+            "3 pages were retried, 1 of them ok in the end.",
         ),
-        (
-            Summary(18, 1, 0, 0, 10.0, False, endings=Endings(error=1, retried=1, mended=1)),
-            "18 pages ok, 1 failed in 10.0 s (1.9 pages/s). 1 page was read more than once, 1 of them ok",
-        ),
-        (Summary(0, 0, 7, 0, 0.0, False), "Nothing to do: all 7 pages are in the results already."),
-        (Summary(3, 0, 0, 0, 1.0, True), "run again with --resume"),
-        (Summary(3, 0, 0, 0, 1.0, False, 1), "The files of 1 document were written."),
-        (Summary(3, 0, 0, 0, 1.0, False, 2000, 3), "Those of 3 documents are missing."),
-        (Summary(3, 0, 0, 2, 1.0, False), "2 text files could not be written."),
+        (Summary(Counts(ok=2, copied=1)), "1 page has the result of another file with the same content."),
+        (Summary(Counts(ok=3), seconds=1.0, stopped=True), "run again with --resume"),
+        (Summary(Counts(ok=3), documents=1), "The files of 1 document were written."),
+        (Summary(Counts(ok=3), unwritten_documents=3), "Those of 3 documents are missing."),
+        (Summary(Counts(ok=3), unwritten_texts=2), "2 text files could not be written."),
     ],
 )
-def test_the_summary_says_how_it_ended_and_where_the_results_are(summary: Summary, said: str) -> None:
-    line = summary_line(summary, "/here/results.csv")
-    assert said in line
-    assert line.endswith("\nResults: /here/results.csv")
+def test_the_summary_says_how_it_ended_and_where_the_results_are(summary: Summary, expected: str) -> None:
+    lines = "\n".join(summary_lines(summary, "/here/results.csv"))
+    assert expected in lines
+    assert lines.endswith("\nResults: /here/results.csv")
 
 
 def test_durations_and_odd_paths_are_readable() -> None:

@@ -4,8 +4,7 @@ import pytest
 
 from mlx_chandra.cli.time_left import TimeLeft
 from mlx_chandra.engine.responses import GeneratorStats
-from mlx_chandra.keeper import Work
-from mlx_chandra.pipeline import Snapshot
+from mlx_chandra.reading.progress import Counts, Snapshot
 
 
 def moment(
@@ -35,15 +34,21 @@ def moment(
         peak_memory=0,
     )
     answered = written if in_answers is None else in_answers
-    work = Work(done, read, answered)
-    return Snapshot(done, failed, total, seconds, stats, work=work)
+    counts = Counts(ok=done, error=failed, read=done, prompt_tokens=read, generated_tokens=answered)
+    return Snapshot(counts, total, seconds, stats)
 
 
-def test_nothing_is_said_before_as_many_pages_were_answered_as_are_in_work() -> None:
+def test_nothing_is_said_before_two_pages_are_finished() -> None:
     left = TimeLeft()
     assert left.look(moment(1.0, done=0, written=100)) is None
-    assert left.look(moment(2.0, done=3, written=300)) is None
-    assert left.look(moment(3.0, done=4, written=400)) is not None
+    assert left.look(moment(2.0, done=1, written=300)) is None
+    assert left.look(moment(3.0, done=2, written=400)) is not None
+
+
+def test_while_most_pages_are_in_work_their_tokens_count_in_the_mean() -> None:
+    # 2 finished pages of 50 tokens, 4 in work with 100 each: the mean is 250, not 50
+    now = moment(5.0, done=2, written=500, in_answers=100, total=10)
+    assert TimeLeft().look(now) == pytest.approx((4 * 250 + 4 * 250 - 400) / 100)
 
 
 def test_nothing_is_said_without_a_total_or_when_all_is_done() -> None:
@@ -100,5 +105,6 @@ def test_a_minute_of_short_pages_does_not_promise_that_the_rest_is_short() -> No
 
 def test_times_that_the_engine_does_not_say_are_done_without() -> None:
     stats = GeneratorStats(1000, 0.0, 1000, 0.0, 0, 4, 0, 0, 0)
-    now = Snapshot(10, 0, 20, 10.0, stats, work=Work(10, 1000, 1000))
+    counts = Counts(ok=10, read=10, prompt_tokens=1000, generated_tokens=1000)
+    now = Snapshot(counts, 20, 10.0, stats)
     assert TimeLeft().look(now) == pytest.approx(10.0)

@@ -47,6 +47,7 @@ class Memory(Protocol):
     def same_content(self, content: str, number: int, this_run: bool) -> Iterator[tuple[str, str]]: ...
     def file_content(self, path: str, size: int, mtime_ns: int) -> str | None: ...
     def remember_file(self, path: str, size: int, mtime_ns: int, content: str) -> None: ...
+    def result(self, path: str) -> PageResult | None: ...
     def pages_of(self, document: str) -> list[str]: ...
 
 
@@ -154,21 +155,24 @@ class Resume:
             if content is None or page.error is not None:
                 return page
             key = (content, page.number or 0)
-            origin = self._first.get(key) or self._stored(page, content, again)
-            if origin is None and key in self._copied and not again:
-                origin = self._copied[key]
-            if origin is None:
-                self._first[key] = page.path
-                return page
-            if key not in self._first:
+            if key in self._first:
+                return Copied(page, self._first[key])
+            result = self._stored(page, content, again)
+            if result is not None:
                 self._copied.setdefault(key, page.path)
-            return Copied(page, origin)
+                return Copied(page, result.page.path, result)
+            if key in self._copied and not again:
+                return Copied(page, self._copied[key])
+            self._first[key] = page.path
+            return page
 
-    def _stored(self, page: Page, content: str, again: bool) -> str | None:
-        """The path of a stored page with the same bytes."""
+    def _stored(self, page: Page, content: str, again: bool) -> PageResult | None:
+        """The stored result of a page with the same bytes. It is kept, for that page may be read again soon."""
         for path, status in self._memory.same_content(content, page.number or 0, again):
-            if path not in self._in_work and state_of(status) is not PageState.ERROR:
-                return path
+            if path != page.path and state_of(status) is not PageState.ERROR:
+                result = self._memory.result(path)
+                if result is not None and result.content == content:
+                    return result
         return None
 
     def _vanished(self, pages: Sequence[Page]) -> list[str]:

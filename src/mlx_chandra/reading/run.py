@@ -253,11 +253,13 @@ class _Results:
         content = self._resume.content_of(page)
         if isinstance(item, PageResult):
             return replace(item, content=content)
-        if self._resume.in_work(item.origin):
-            self._waiting.setdefault(item.origin, []).append(item)
-            return None
-        origin = self._store.result(item.origin)
-        if origin is None or origin.content != content:  # somebody changed the file meanwhile
+        origin = item.result
+        if origin is None:
+            if self._resume.in_work(item.origin):
+                self._waiting.setdefault(item.origin, []).append(item)
+                return None
+            origin = self._store.result(item.origin)
+        if origin is None or origin.content != content:
             error = PageError("internal", f"the result of {item.origin}, which had the same content, is gone")
             return replace(PageResult.failed(page, error), content=content)
         return replace(origin, page=page, copy_of=item.origin)

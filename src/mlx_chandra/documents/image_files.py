@@ -87,11 +87,8 @@ def trouble() -> Iterator[None]:
     except Exception as error:  # Pillow's plugins raise almost anything on a broken file
         if type(error).__name__ == "DecompressionBombError":  # for a frame that isn't the first
             raise too_large("it has too many pixels") from error
-        raise PageError("unreadable", f"the picture is damaged: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
+        raise PageError("unreadable", f"the picture is damaged: {reason}") from error
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
@@ -124,7 +121,7 @@ def identified(file: BinaryIO, max_pixels: int) -> "Image":
     file.seek(0)
     with _PLUGINS_LOADING:  # Pillow loads its plugins at the first use, and not safely from several threads
         Image.init()
-        if _is_heif(start) and "HEIF" not in Image.OPEN:
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
             _load_heif_plugin()
         formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
@@ -160,10 +157,6 @@ def allow_pixels(max_pixels: int) -> None:
 def to_page(image: "Image") -> "Image":
     """A decoded picture as a page: in mode RGB, upright, white where it is transparent."""
     return _upright(_rgb(image), _orientation(image))
-
-
-def _is_heif(start: bytes) -> bool:
-    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 
 def _load_heif_plugin() -> None:

@@ -5,7 +5,7 @@ it is repeated once for every merged patch.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,11 @@ from mlx_chandra.processing.prompt import ModelFamily, PromptType, prompt_text
 from mlx_chandra.processing.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from PIL import Image
+
+    _Ids = tuple[tuple[int, ...], tuple[int, ...]]
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 REMEMBERED_PROMPTS = 64
@@ -40,40 +42,23 @@ class PageInputs:
     image_size: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class _EncodedPrompt:
-    """The ids around the picture."""
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-
+@dataclass(frozen=True, eq=False)
 class Processor:
     """Everything a checkpoint folder says about its inputs. Safe to use from several threads at a time.
 
     Attributes:
         tokenizer: Text to ids and back.
         image_settings: How pictures are resized and normalised.
-        family: Whose prompts the checkpoint answers.
+        family: The model whose prompts the checkpoint answers.
         image_token_id: Stands for one merged patch of the picture.
         stop_token_ids: An answer ends at any of these.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        image_settings: ImageSettings,
-        family: ModelFamily,
-        image_token_id: int,
-        stop_token_ids: frozenset[int],
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.image_settings = image_settings
-        self.family = family
-        self.image_token_id = image_token_id
-        self.stop_token_ids = stop_token_ids
-        # typed: the name of a PromptType equals a plain text that says the same
-        self._encoded = lru_cache(maxsize=REMEMBERED_PROMPTS, typed=True)(self._encode_prompt)
+    tokenizer: Tokenizer
+    image_settings: ImageSettings
+    family: ModelFamily
+    image_token_id: int
+    stop_token_ids: frozenset[int]
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Processor":
@@ -113,10 +98,10 @@ class Processor:
             UsageError: The prompt's text holds the image token.
             CheckpointError: The chat template has no place for the picture.
         """
-        encoded = self._encoded(prompt)
+        before, after = self._around_picture(prompt)
         patched = patch_image(image, self.image_settings, max_size)
         picture = [self.image_token_id] * self.image_tokens(patched.grid)
-        token_ids = np.array([*encoded.before, *picture, *encoded.after], dtype=np.int32)
+        token_ids = np.array([*before, *picture, *after], dtype=np.int32)
         return PageInputs(token_ids, patched, (image.height, image.width))
 
     def prompt_tokens(
@@ -126,9 +111,9 @@ class Processor:
 
         Raises as `prepare`.
         """
-        encoded = self._encoded(prompt)
+        before, after = self._around_picture(prompt)
         grid = target_grid(shape, self.image_settings, max_size)
-        return len(encoded.before) + self.image_tokens(grid) + len(encoded.after)
+        return len(before) + self.image_tokens(grid) + len(after)
 
     def image_tokens(self, grid: Grid) -> int:
         """How many tokens stand for a picture of this grid."""
@@ -138,7 +123,13 @@ class Processor:
         """The text of an answer, special tokens left out."""
         return self.tokenizer.decode(ids)
 
-    def _encode_prompt(self, prompt: str | PromptType) -> _EncodedPrompt:
+    @cached_property
+    def _around_picture(self) -> "Callable[[str | PromptType], _Ids]":
+        """Gives the ids before and behind the picture, from memory for a prompt that was used before."""
+        # typed: a PromptType equals the text that is its name
+        return lru_cache(maxsize=REMEMBERED_PROMPTS, typed=True)(self._encode_prompt)
+
+    def _encode_prompt(self, prompt: str | PromptType) -> "_Ids":
         text = prompt_text(prompt, self.family) if isinstance(prompt, PromptType) else prompt
         content = [{"type": "image"}, {"type": "text", "text": text}]
         ids = self.tokenizer.encode(
@@ -155,7 +146,7 @@ class Processor:
                 "The chat template, tokenizer.json and config.json's 'image_token_id' don't belong together.",
             )
         place = ids.index(self.image_token_id)
-        return _EncodedPrompt(tuple(ids[:place]), tuple(ids[place + 1 :]))
+        return tuple(ids[:place]), tuple(ids[place + 1 :])
 
 
 def _family(config: JsonFile) -> ModelFamily:
@@ -179,8 +170,6 @@ def _stop_token_ids(folder: Path, config: JsonFile, tokenizer: Tokenizer) -> fro
 
 
 def _eos_ids(file: JsonFile) -> list[int]:
-    if not file.has("eos_token_id"):
-        return []
-    value = file.values["eos_token_id"]
-    items = value if isinstance(value, list) else [value]
+    value = file.values.get("eos_token_id", [])
+    items = value if isinstance(value, list) else [value] if value is not None else []
     return [JsonFile(file.path, {"eos_token_id": item}).integer("eos_token_id") for item in items]

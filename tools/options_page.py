@@ -1,6 +1,6 @@
-"""Writes docs/options.md: every option of every command with its variable and default, off the parsers.
+"""Writes docs/options.md from the parsers: every option of every command with its variable and default.
 
-`make options` runs it after an option was added; a test compares the page with what this would write.
+Run `make options` after an option was added. A test compares the page with what this would write.
 """
 
 import argparse
@@ -22,30 +22,30 @@ them. What an environment variable may say, and how the same options stand in th
 is explained [there](command-line.md#options-from-a-file-and-from-the-environment). In a file, an option is
 called as here, without the dashes.
 """
-_SAID_DEFAULT = re.compile(r" ?\((default(?:: (.+))?)\)$")
+_DEFAULT_IN_HELP = re.compile(r" ?\((default(?:: (.+))?)\)$")
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     _, commands = parsers()
     sections = [_section(name, parser) for name, parser in commands.choices.items()]
     return "\n".join([_HEAD, *sections])
 
 
 def _section(name: str, parser: argparse.ArgumentParser) -> str:
-    hears = name in LAYERED
+    has_variables = name in LAYERED
     lines = [f"## `mlx-chandra {name}`", ""]
     columns = ["option", "environment variable", "default", "what it does"]
-    lines += [_row(columns if hears else columns[:1] + columns[2:])]
-    lines += ["|---" * (4 if hears else 3) + "|"]
+    lines += [_row(columns if has_variables else columns[:1] + columns[2:])]
+    lines += ["|---" * (4 if has_variables else 3) + "|"]
     for option, names in _by_action(parser):
         cells = [names, f"`{option.variable}`", _default(option), _help(option)]
-        lines.append(_row(cells if hears else cells[:1] + cells[2:]))
+        lines.append(_row(cells if has_variables else cells[:1] + cells[2:]))
     return "\n".join([*lines, ""])
 
 
 def _by_action(parser: argparse.ArgumentParser) -> Iterator[tuple[Option, str]]:
-    """Each option with all of its names; the first one gives the variable."""
+    """Return each option with all of its names; the first one gives the variable."""
     every = list(options_of(parser).values())
     for action in dict.fromkeys(option.action for option in every):
         option = next(option for option in every if option.action is action)
@@ -62,16 +62,16 @@ def _value(action: argparse.Action) -> str:
 
 
 def _default(option: Option) -> str:
-    said = _SAID_DEFAULT.search(_expanded(option.action))
-    if said is not None:
-        return said[2] or "on"
+    found = _DEFAULT_IN_HELP.search(_expanded(option.action))
+    if found is not None:
+        return found[2] or "on"
     if option.is_switch:
         return "off"
     return "" if option.action.default in (None, []) else str(option.action.default)
 
 
 def _help(option: Option) -> str:
-    return _SAID_DEFAULT.sub("", _expanded(option.action))
+    return _DEFAULT_IN_HELP.sub("", _expanded(option.action))
 
 
 def _expanded(action: argparse.Action) -> str:

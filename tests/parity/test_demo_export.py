@@ -50,6 +50,10 @@ SPECIALS = (
 )
 SIZES = ((64, 192), (160, 256), (256, 64), (1024, 768))
 CPU = torch.device("cpu")
+SMALL = DemoConfig(
+    hidden=64, layers=3, heads=2, key_value_heads=2, head_dim=32, intermediate=128, sections=(6, 5, 5),
+    vision_depth=2, vision_hidden=64, vision_heads=2, vision_intermediate=128, deepstack=(0,),
+)  # fmt: skip
 
 
 def write_tokenizer(folder: Path, vocabulary: int) -> dict[str, int]:
@@ -79,9 +83,9 @@ def shake(model: DemoModel) -> None:
                 weight.mul_(3)
 
 
-def random_trainer(ids: dict[str, int]) -> Trainer:
+def random_trainer(ids: dict[str, int], config: DemoConfig = DemoConfig()) -> Trainer:  # noqa: B008
     """A trainer on the CPU with a lively model."""
-    trainer = Trainer(DemoConfig(), 106, prompts(ids), levels=5, device=CPU, fast=False)
+    trainer = Trainer(config, 106, prompts(ids), levels=5, device=CPU, fast=False)
     shake(trainer.model)
     return trainer
 
@@ -200,20 +204,20 @@ def test_training_learns_a_batch_by_heart_and_goes_on_after_a_save_as_if_never_s
 ) -> None:
     ids = write_tokenizer(tmp_path, DemoConfig().vocabulary)
     batch = random_batch((64, 96), pages=2, length=12)
-    trainer = Trainer(DemoConfig(), 106, prompts(ids), levels=5, device=CPU, fast=False)
+    trainer = Trainer(SMALL, 106, prompts(ids), levels=5, device=CPU, fast=False)
     trainer.set_rates(rate=0.5, keep=0.9, rough=0.0)
     trainer.train_on(batch)
     first = trainer.read_log()[0]["reading"]
-    for _ in range(24):
+    for _ in range(48):
         trainer.train_on(batch)
-    assert trainer.read_log()[0]["steps"] == 24
-    clock, curriculum = Clock(25, 50, 3.5), Curriculum(5, 2)
+    assert trainer.read_log()[0]["steps"] == 48
+    clock, curriculum = Clock(49, 98, 3.5), Curriculum(5, 2)
     save(tmp_path, trainer, clock, curriculum)
     torch.manual_seed(1)
     trainer.train_on(batch)
     assert trainer.read_log()[0]["reading"] < first / 4
 
-    other = Trainer(DemoConfig(), 106, prompts(ids), levels=5, device=CPU, fast=False)
+    other = Trainer(SMALL, 106, prompts(ids), levels=5, device=CPU, fast=False)
     assert start(Namespace(out=tmp_path), other) == (clock, curriculum)
     other.set_rates(rate=0.5, keep=0.9, rough=0.0)
     torch.manual_seed(1)
@@ -224,10 +228,10 @@ def test_training_learns_a_batch_by_heart_and_goes_on_after_a_save_as_if_never_s
 
 def test_a_new_run_starts_from_the_averaged_weights_of_an_earlier_one(tmp_path: Path) -> None:
     ids = write_tokenizer(tmp_path, DemoConfig().vocabulary)
-    earlier = random_trainer(ids)
+    earlier = random_trainer(ids, SMALL)
     earlier.optimiser.average.copy_(earlier.optimiser.weights)
     save(tmp_path, earlier, Clock(), Curriculum(5))
-    trainer = Trainer(DemoConfig(), 106, prompts(ids), levels=5, device=CPU, fast=False)
+    trainer = Trainer(SMALL, 106, prompts(ids), levels=5, device=CPU, fast=False)
     options = Namespace(out=tmp_path / "new", start_from=tmp_path / "average.safetensors", start_seconds=60.0)
     clock, curriculum = start(options, trainer)
     assert (clock.seconds, curriculum.unlocked) == (60.0, 5)

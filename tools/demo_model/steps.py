@@ -170,35 +170,32 @@ class Trainer:
         self.optimiser_graph.replay()
 
     def capture(self, batch: DeviceBatch) -> Captured:
-        """Run the step twice on a side stream, then record it over its own copy of the batch."""
+        """Record the step over its own copy of the batch; the log is as before afterwards."""
         own = DeviceBatch(batch.level, batch.prompt, *(value.clone() for value in batch.tensors()))
-        shape = self.shape(batch)
-        kept = self.log.clone()
-        self.on_side_stream(lambda: self.backward(own, shape))
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            self.backward(own, shape)
+        shape, kept = self.shape(batch), self.log.clone()
+        graph = self.record(lambda: self.backward(own, shape))
         self.log.copy_(kept)
         return Captured(own, shape, graph)
 
     def capture_optimiser(self) -> torch.cuda.CUDAGraph:
         """Record the optimiser's step; weights and moments are as before afterwards."""
         state = self.optimiser.state()
-        self.on_side_stream(self.optimiser.step)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            self.optimiser.step()
+        graph = self.record(self.optimiser.step)
         self.optimiser.restore(state)
         return graph
 
-    def on_side_stream(self, work: Callable[[], None]) -> None:
-        """Run work twice, so that libraries have made their handles and plans before anything is captured."""
+    def record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Record work, after two runs on a side stream in which libraries make their handles and plans."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
                 work()
         torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            work()
+        return graph
 
     def set_rates(self, rate: float, keep: float, rough: float) -> None:
         """Set the learning rate (0 to 1), EMA decay and share of rough pages of the next steps."""

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -118,9 +118,8 @@ class BatchQueue:
         """End the thread."""
         self.stopping = True
         while self.thread.is_alive():
-            with_room = not self.ready.empty()
-            if with_room:
-                self.ready.get()
+            with suppress(queue.Empty):  # make room, in case it waits for that
+                self.ready.get_nowait()
             self.thread.join(timeout=0.1)
 
 

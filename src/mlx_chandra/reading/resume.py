@@ -87,10 +87,9 @@ class Resume:
     def plan(self, document: Document) -> Plan:
         """Find a document's pages and those of them that need a result. Opens and hashes files."""
         pages, left = self._left(document, self._needs_result)
-        if not left:
-            return Plan(document, pages, (), ())
         is_whole = self._reading.pages == PageSelection() and pages[0].number is not None
-        return Plan(document, pages, [self._or_copy(page) for page in left], self._vanished(pages) if is_whole else ())
+        vanished = self._vanished(pages) if is_whole else []
+        return Plan(document, pages, [self._or_copy(page) for page in left], vanished)
 
     def count(self, document: Document) -> int:
         """How many pages of a document this run reads or copies, those with a result by now included."""

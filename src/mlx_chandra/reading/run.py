@@ -94,6 +94,7 @@ def run(
                     seconds, finished = _read(service, loader, results, settings.options, total, stop)
         finally:
             loader.stop()
+        store.drop(planner.vanished)  # not before: other files may hold what they held
         store.end_run(complete=finished)
         results.warn()
     if documents.first_error is not None:
@@ -168,6 +169,7 @@ class _Planner:
         self, source: Iterable[Document], store: Store, resume: Resume, documents: "_Documents"
     ) -> None:
         self.skipped = 0
+        self.vanished: list[str] = []  # stored pages that their documents don't have any more
         self._source, self._store, self._resume, self._export = source, store, resume, documents
         self._lock = threading.Lock()
         self._order: deque[str] = deque()  # documents in the order of the input
@@ -189,8 +191,9 @@ class _Planner:
             self._note(document.path, [document.path], 0)
             self._export.planned(document, 1)  # the loader stores its error
             raise
-        self._store.drop(plan.vanished)
         self._note(document.path, [page.path for page in plan.pages], len(plan.pages) - len(plan.todo))
+        with self._lock:
+            self.vanished += plan.vanished
         self._export.planned(document, len(plan.todo))
         return plan.todo
 

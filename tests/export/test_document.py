@@ -189,13 +189,13 @@ def test_writing_again_replaces_the_files_and_takes_away_pictures_that_are_no_mo
 
 
 def test_metadata_comes_first_and_last_and_nothing_half_is_ever_seen(tmp_path: Path) -> None:
-    done: list[str] = []
+    replaced_paths: list[str] = []
     replaced = os.replace
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "replace", lambda part, path: (done.append(path), replaced(part, path)))
+        patch.setattr(os, "replace", lambda part, path: (replaced_paths.append(path), replaced(part, path)))
         folder = write(tmp_path, [result(TEXTS[1], 1)], *Format)
-    assert done[0] == done[-1] == str(folder / "a_metadata.json")
-    assert {os.path.basename(path) for path in done} == set(os.listdir(folder))
+    assert replaced_paths[0] == replaced_paths[-1] == str(folder / "a_metadata.json")
+    assert {os.path.basename(path) for path in replaced_paths} == set(os.listdir(folder))
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -92,5 +92,5 @@ def test_the_package_is_used_without_torch_and_without_a_client_for_servers() ->
         "import sys\nfrom mlx_chandra.export.layout import package\npackage()\n"
         "print([m for m in ('torch', 'transformers', 'openai', 'mlx') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+    finished = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert finished.stdout == "[]\n", finished.stderr

@@ -95,6 +95,6 @@ def _formats(text: str) -> "frozenset[Format]":
         try:
             found.add(Format(word.strip().lower()))
         except ValueError as error:
-            known = ", ".join(Format)
-            raise UsageError(f"{word.strip()!r} is no format.", f"--format takes {known}.") from error
+            words = ", ".join(Format)
+            raise UsageError(f"{word.strip()!r} is no format.", f"--format takes {words}.") from error
     return frozenset(found)

@@ -80,7 +80,7 @@ def _total(pages: Sequence[dict[str, object]], key: str) -> int:
 def reading_record(page: PageRecord) -> dict[str, object]:
     """Return which page it is and how it was read; what isn't known is None."""
     result, size = page.result, page.converted.size
-    known = result.settings is not None
+    is_read = result.settings is not None
     program, model, settings = _made_with(result)
     return {
         "page": result.page.number,
@@ -89,8 +89,8 @@ def reading_record(page: PageRecord) -> dict[str, object]:
         "finish_reason": result.finish_reason,
         "width": size[0] if size else None,
         "height": size[1] if size else None,
-        "prompt_tokens": result.prompt_tokens if known else None,
-        "generated_tokens": result.output_tokens if known else None,
+        "prompt_tokens": result.prompt_tokens if is_read else None,
+        "generated_tokens": result.output_tokens if is_read else None,
         "model": model,
         "settings": settings,
         "program": program,

@@ -35,7 +35,7 @@ def sanitised(html: str, pictures: Collection[str] = ()) -> str:
     """The HTML without what a browser would run, fetch or send.
 
     Args:
-        html: A piece of a page's HTML.
+        html: A part of a page's HTML.
         pictures: File names that the `src` of an `<img>` may name; any other is left out.
     """
     import nh3

@@ -62,7 +62,9 @@ class Killer:
         return killing
 
 
-def in_a_child(path: Path, step: int, work: Callable[[Path, Callable[[str], None]], None]) -> list[str] | None:
+def in_a_child(
+    path: Path, step: int, work: Callable[[Path, Callable[[str], None]], None]
+) -> list[str] | None:
     """Run `work` in a process that is killed at a step; return what it said before, None if it came to its end."""
     ours, theirs = os.pipe()
     child = os.fork()
@@ -109,7 +111,9 @@ def anew(path: Path, say: Callable[[str], None]) -> None:
         store.end_run(complete=True)
 
 
-def killed_at_each_step(begun: Path, work: Callable[[Path, Callable[[str], None]], None]) -> Iterator[tuple[Path, list[str]]]:
+def killed_at_each_step(
+    begun: Path, work: Callable[[Path, Callable[[str], None]], None]
+) -> Iterator[tuple[Path, list[str]]]:
     for step in range(1000):
         folder = begun.parent / f"{step}"
         shutil.copytree(begun, folder)
@@ -181,7 +185,9 @@ def all_rows(store: Store) -> list[tuple[str, str, str]]:
         return database.execute("select path, status, '' from live").fetchall()
 
 
-def test_a_page_that_is_in_the_store_only_comes_into_the_csv(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_is_in_the_store_only_comes_into_the_csv(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed between the two."""
     path = begun / "r.csv"
     store = opened(path)

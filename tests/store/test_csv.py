@@ -9,7 +9,19 @@ import pytest
 from mlx_chandra.errors import OutputBusyError, OutputError
 from mlx_chandra.store.lock import Lock, lock_path, running_on
 from mlx_chandra.store.store import Start, Store
-from tests.store.stores import HEADER, SETTINGS, is_whole, killed, names, opened, page, read, rows, texts, write
+from tests.store.stores import (
+    HEADER,
+    SETTINGS,
+    is_whole,
+    killed,
+    names,
+    opened,
+    page,
+    read,
+    rows,
+    texts,
+    write,
+)
 
 
 @pytest.fixture
@@ -38,7 +50,9 @@ def run(path: Path, plan: str, pages: str, complete: bool = True) -> str:
         (["ab:ab", "xby:xy"], "axby"),
     ],
 )
-def test_rows_stand_in_the_order_of_the_input_at_a_runs_end(path: Path, plans: list[str], expected: str) -> None:
+def test_rows_stand_in_the_order_of_the_input_at_a_runs_end(
+    path: Path, plans: list[str], expected: str
+) -> None:
     found = [run(path, *one.split(":")) for one in plans]
     assert found[-1] == expected
     is_whole(path)
@@ -102,7 +116,11 @@ def test_what_a_spreadsheet_changed_wins_and_counts_by_its_path(path: Path) -> N
     with opened(path, settings=SETTINGS.__class__("p", "other")) as store:
         assert store.known(page("/0.png")) is None  # was taken out: is read again
         facts = [store.known(page(name)) for name in ("/3.png", "/2.png", "/mine.png")]
-        assert [(f.content, f.same_settings) for f in facts if f] == [("c0", True), ("c0", False), (None, True)]
+        assert [(f.content, f.same_settings) for f in facts if f] == [
+            ("c0", True),
+            ("c0", False),
+            (None, True),
+        ]
         assert [result.text for result in store.document("/mine.png")] == ["new"]
         store.add([read("/5.png", "five")])
     assert path.read_bytes().endswith(b"/5.png,ok,five\r\n")
@@ -143,7 +161,9 @@ def test_a_missing_csv_is_written_again_from_its_store(path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", list(Start))
-@pytest.mark.parametrize("content", [b"name,price\r\ntea,2\r\n", HEADER + b"/a,ok,x\r\nbroken\r\n/b,ok,x\r\n"])
+@pytest.mark.parametrize(
+    "content", [b"name,price\r\ntea,2\r\n", HEADER + b"/a,ok,x\r\nbroken\r\n/b,ok,x\r\n"]
+)
 def test_what_is_no_csv_of_ours_is_left_alone(path: Path, content: bytes, start: Start) -> None:
     path.write_bytes(content)
     if start is Start.OVERWRITE and content.startswith(HEADER):
@@ -155,10 +175,16 @@ def test_what_is_no_csv_of_ours_is_left_alone(path: Path, content: bytes, start:
 
 
 def test_a_csv_torn_at_any_byte_is_completed_from_its_store(path: Path) -> None:
-    results = [read("/a.png", 'one "two"\nthree'), read("/b\n.png", "", "error:empty"), read("/c.png", '"\r\n",')]
+    results = [
+        read("/a.png", 'one "two"\nthree'),
+        read("/b\n.png", "", "error:empty"),
+        read("/c.png", '"\r\n",'),
+    ]
     write(path, results)
     whole = path.read_bytes()
-    ends = [m for m in range(len(whole) + 1) if whole[:m].count(b'"') % 2 == 0 and whole[:m].endswith(b"\r\n")]
+    ends = [
+        m for m in range(len(whole) + 1) if whole[:m].count(b'"') % 2 == 0 and whole[:m].endswith(b"\r\n")
+    ]
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         opened(path).close()

@@ -363,7 +363,9 @@ def test_overwriting_touches_nothing_before_the_first_page(path: Path) -> None:
     is_whole(path)
 
 
-def test_overwriting_does_not_mind_damage_below_the_header_nor_what_the_store_does_not_have(path: Path) -> None:
+def test_overwriting_does_not_mind_damage_below_the_header_nor_what_the_store_does_not_have(
+    path: Path,
+) -> None:
     path.write_bytes(b"image_path,status,ocr_text\r\n/old.png,ok,x\r\nnot,a,row,at,all\r\n/c.png,ok,x\r\n")
     store = opened(path, Start.OVERWRITE)
     store.add([read("/a.png")])

@@ -43,7 +43,7 @@ class CsvSync:
         self._file = CsvFile(path)
         self._unnoted = self._detached = False
 
-    def open(self, start: Start, old_version: int) -> None:
+    def open(self, start: Start) -> None:
         """Join the store with the CSV that is there. With OVERWRITE nothing is touched yet."""
         there = is_there(self.path)
         if start is Start.OVERWRITE:
@@ -52,9 +52,9 @@ class CsvSync:
                 check_header(self.path)
             return
         with self._change() as database:
-            if old_version < 2 and there:
-                take_redo_file(database, self.path)
             *noted, clean = database.execute("select size, mtime_ns, clean from csv").fetchone()
+            if there and clean != REPLACE:
+                take_redo_file(database, self.path)
             (pages,) = database.execute("select count(*) from pages").fetchone()
         if there and clean == CLEAN and tuple(noted) == self._file.stamp:
             self._file.open()

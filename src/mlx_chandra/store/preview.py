@@ -6,7 +6,7 @@ import sqlite3
 
 from mlx_chandra.store.csv_file import CsvFile
 from mlx_chandra.store.csv_sync import Start, is_there
-from mlx_chandra.store.reconcile import reconcile
+from mlx_chandra.store.reconcile import reconcile, write_all_again
 from mlx_chandra.store.rows import check_header
 from mlx_chandra.store.schema import (
     CLEAN,
@@ -42,8 +42,8 @@ def open_preview(path: str, start: Start, texts: bool) -> sqlite3.Connection:
             stack.callback(source.close)
         database = connect("")
         try:
-            version = _copy(source, database, store, texts)
-            _join(database, path, version, texts, there)
+            _copy(source, database, store, texts)
+            _join(database, path, texts, there)
         except BaseException:
             database.close()
             raise
@@ -58,17 +58,15 @@ def _is_in_step(source: sqlite3.Connection, path: str) -> bool:
     return bool(clean == CLEAN and tuple(noted) == CsvFile(path).stamp)
 
 
-def _copy(source: sqlite3.Connection | None, database: sqlite3.Connection, store: str, texts: bool) -> int:
-    """Fill the copy, in this version's form; return the source's version, 0 for none."""
-    if source is None:
-        return migrate(database, store)
-    (version,) = source.execute("pragma user_version").fetchone()
-    if version == VERSION and not texts:
+def _copy(source: sqlite3.Connection | None, database: sqlite3.Connection, store: str, texts: bool) -> None:
+    """Fill the copy, in this version's form."""
+    if source is not None and (texts or source.execute("pragma user_version").fetchone()[0] < VERSION):
+        source.backup(database)
         migrate(database, store)
+        return
+    migrate(database, store)
+    if source is not None:
         _copy_tables(source, database)
-        return int(version)
-    source.backup(database)
-    return migrate(database, store)
 
 
 def _copy_tables(source: sqlite3.Connection, database: sqlite3.Connection) -> None:
@@ -84,13 +82,13 @@ def _copy_tables(source: sqlite3.Connection, database: sqlite3.Connection) -> No
     database.execute("commit")
 
 
-def _join(database: sqlite3.Connection, path: str, version: int, texts: bool, there: bool) -> None:
+def _join(database: sqlite3.Connection, path: str, texts: bool, there: bool) -> None:
     """Reconcile the copy with the CSV."""
     (clean,) = database.execute("select clean from csv").fetchone()
-    if not there or clean == REPLACE:
-        return
     database.execute("begin")
-    if version < VERSION:
+    if there and clean != REPLACE:
         take_redo_file(database, path)
-    reconcile(database, path, unfinished=clean != CLEAN, texts=texts)
+        reconcile(database, path, unfinished=clean != CLEAN, texts=texts)
+    else:
+        write_all_again(database)
     database.execute("commit")

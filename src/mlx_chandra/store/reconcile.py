@@ -111,8 +111,8 @@ def is_behind(database: sqlite3.Connection) -> bool:
 
 
 def write_all_again(database: sqlite3.Connection) -> None:
-    """Note that the CSV has no row yet: all of them are to be written."""
-    delete_pages(database, f"select id from pages where csv = {DELETED}")
+    """Note that the CSV has no row yet: all pages are to be written of which there is a text."""
+    delete_pages(database, f"select id from pages where csv = {DELETED} or digest = ''")
     database.execute("update pages set csv = ? where csv <> ?", (NEW, NEW))
 
 

@@ -23,6 +23,7 @@ from mlx_chandra.store.csv_sync import CsvSync, Start, is_there
 from mlx_chandra.store.database import Database
 from mlx_chandra.store.lock import Lock, lock_path
 from mlx_chandra.store.queries import OtherSettings, StoredFacts
+from mlx_chandra.store.reconcile import delete_pages
 from mlx_chandra.store.schema import Damaged, is_damage, set_aside, store_path
 
 __all__ = ["Again", "OtherSettings", "Start", "Store", "StoredFacts"]
@@ -333,8 +334,11 @@ class Store:
         self._csv = CsvSync(self.path, self._database.change, self.warnings)
         self._database.show(hidden=start is Start.OVERWRITE)
         if not is_there(self.path):
+            if self._database.version == 1:  # whose texts were in the CSV alone
+                with self._database.change() as connection:
+                    delete_pages(connection, "select id from pages")
             self._check_start(start)
-        self._csv.open(start, self._database.version)
+        self._csv.open(start)
         self._check_start(start)
         self.use(self._settings)
 

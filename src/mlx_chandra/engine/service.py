@@ -141,8 +141,9 @@ def load_checkpoint(
     folder = resolve_checkpoint(name_or_path)
     require_room_here(folder, dtype)
     model = load_model(folder, dtype)
-    # A thread can use another one's arrays once they are computed. parameters() leaves out private ones.
-    mx.eval([array for layer in model.modules() for array in layer.values() if isinstance(array, mx.array)])
+    # A thread can use another one's arrays once they are computed; parameters() leaves out private ones.
+    layers = model.modules()  # type: ignore[no-untyped-call]
+    mx.eval([array for layer in layers for array in layer.values() if isinstance(array, mx.array)])
     return model, Processor.from_folder(folder)
 
 

@@ -24,6 +24,8 @@ from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs, Processor
 from mlx_chandra.processing.prompt import BOX_SCALES, PromptType
 
+Dtype = mx.Dtype | str
+"""A number format, or its name."""
 _MOST_SPARE = 16  # pages that wait beyond the slots; each takes a few MB
 _PATIENCE = 10.0  # seconds that a program's end waits for the step that runs
 
@@ -123,9 +125,7 @@ class Service:
         self.close()
 
 
-def load_checkpoint(
-    name_or_path: str | Path, dtype: mx.Dtype | str | None = None
-) -> tuple[Qwen3VL, Processor]:
+def load_checkpoint(name_or_path: str | Path, dtype: Dtype | None = None) -> tuple[Qwen3VL, Processor]:
     """Load a checkpoint's model and processor.
 
     Args:
@@ -149,7 +149,7 @@ def load_checkpoint(
 
 def open_service(
     model_name: str | Path,
-    dtype: mx.Dtype | str | None = None,
+    dtype: Dtype | None = None,
     batch_size: int | str = "auto",
     max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Service:

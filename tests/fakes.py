@@ -46,6 +46,10 @@ class Answer:
     reason: str = "stop"
 
 
+EVER = Answer("".join(chr(33 + number * number % 7919) for number in range(7919)) * 100)
+"""Outlasts every test, and doesn't count as repetition."""
+
+
 @dataclass(frozen=True)
 class Script:
     """How the fake behaves.

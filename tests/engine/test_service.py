@@ -32,12 +32,11 @@ from mlx_chandra.engine.service import Service, load_checkpoint, open_service
 from mlx_chandra.errors import EngineError, PageState
 from mlx_chandra.processing.processor import PageInputs
 from tests.cli.program import environment
-from tests.fakes import Answer, FakeGenerator, FakeProcessor, Inputs, Script
+from tests.fakes import EVER, Answer, FakeGenerator, FakeProcessor, Inputs, Script
 
 WORDS = " ".join(f"word{number * 7919 % 1000}" for number in range(60))
 LOOP = WORDS + "again " * 40
 SHORT = RequestOptions(retries=Retries(0))
-EVER = Answer("." * 100_000)  # an answer that outlasts every test
 
 
 @pytest.fixture
@@ -244,7 +243,8 @@ def test_a_full_queue_makes_clients_wait(start: Callable) -> None:
     later: list[Kept] = []
     client = threading.Thread(target=lambda: later.append(service.submit(page("2")).result(10)))
     client.start()
-    handles[0].cancel()
+    for handle in handles[:2]:
+        handle.cancel()
     client.join(10)
     assert later[0].status == "ok"
     assert generator.most_in_hand <= 3
@@ -342,22 +342,28 @@ def test_a_closed_service_has_dropped_its_pages_and_takes_no_more(start: Callabl
         service.submit(page("1"))
 
 
-def test_a_client_that_waits_for_room_learns_that_the_service_is_closed(start: Callable) -> None:
+def test_clients_that_wait_for_room_learn_that_the_service_is_closed(start: Callable) -> None:
     service, _ = start(Script(answers={"1": EVER}), queue_size=1)
     service.submit(page("1"))
+    waiting = threading.Barrier(3)
     said: list[EngineError] = []
 
     def client() -> None:
+        waiting.wait(10)
         try:
             service.submit(page("1"))
         except EngineError as error:
             said.append(error)
 
-    waiting = threading.Thread(target=client)
-    waiting.start()
+    clients = [threading.Thread(target=client) for _ in range(2)]
+    for thread in clients:
+        thread.start()
+    waiting.wait(10)
+    time.sleep(0.02)
     service.close()
-    waiting.join(10)
-    assert said
+    for thread in clients:
+        thread.join(10)
+    assert len(said) == 2
 
 
 def test_a_service_that_nobody_has_any_more_ends_but_not_while_a_page_is_waited_for() -> None:
@@ -375,7 +381,7 @@ def test_a_service_that_nobody_has_any_more_ends_but_not_while_a_page_is_waited_
 
 def test_a_program_ends_although_its_service_is_open_and_busy() -> None:
     program = """
-from tests.fakes import Answer, Inputs, Script, fake_service
+from tests.fakes import EVER, Answer, Inputs, Script, fake_service
 service = fake_service(Script(answers={"1": Answer("." * 10**8)}, step=0.01))
 handle = service.submit(Inputs("1", ""))
 next(handle.events)

@@ -278,7 +278,7 @@ def test_arrays_are_read_as_the_pictures_they_are() -> None:
     [
         (None, "NoneType is no image"),
         (7, "int is no image"),
-        ("https://example.org/a.png", "URL"),
+        ("https://arxiv.org/a.png", "URL"),
         ("page.pdf", "it is a PDF: read_pages"),
         (np.zeros((8, 8), np.float32), "uint8.*float32"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"\[2, 8, 8, 3\]"),

@@ -104,10 +104,14 @@ def test_one_document_is_opened_by_one_worker_at_a_time_and_prepared_by_all() ->
         return PICTURE
 
     def preparing(page: Page, image: Image.Image) -> str:
-        together.wait(10)
+        together.wait(5)
         return ""
 
-    loader = Loader(documents("a.pdf"), pages_of(9), open_page, workers=3)
+    def plan(document: Document) -> Sequence[Page]:
+        time.sleep(0.05)  # nobody goes home meanwhile
+        return pages_of(9)(document)
+
+    loader = Loader(documents("a.pdf"), plan, open_page, workers=3)
     loader.use(preparing)
     assert [type(item) for item in taken(loader)] == [Prepared] * 9
 

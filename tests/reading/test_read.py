@@ -10,12 +10,15 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.documents.page import Document, Page, PageResult
+from mlx_chandra.engine.handles import Events, Finished, Handle, RequestOptions
+from mlx_chandra.engine.retries import Answer as Kept
 from mlx_chandra.engine.retries import Retries
 from mlx_chandra.engine.sampler import Sampling
 from mlx_chandra.engine.service import Service
 from mlx_chandra.errors import EngineError, MlxChandraError, PageError
-from mlx_chandra.reading.read import ReadOptions, read_pages
-from tests.fakes import Answer, FakeGenerator, FakeProcessor, Inputs, Script
+from mlx_chandra.reading.loader import Prepared
+from mlx_chandra.reading.read import Pages, ReadOptions, read_pages
+from tests.fakes import EVER, Answer, FakeGenerator, FakeProcessor, Inputs, Script
 
 LOOP = "words of a page, and then " + "again " * 40
 
@@ -124,7 +127,7 @@ def generator_is_idle(generator: FakeGenerator) -> None:
 
 
 def test_closing_early_drops_what_is_in_work_and_leaves_the_service_to_others(start: Callable) -> None:
-    service, generator = start(Script(answers={"000002": Answer("." * 100_000)}))
+    service, generator = start(Script(answers={"000002": EVER}, step=0.001))
     results = read_pages(pages(3), service, ReadOptions(open_page=coloured))
     next(results)
     results.close()
@@ -191,20 +194,51 @@ def test_an_error_that_concerns_every_page_is_raised(start: Callable) -> None:
 def test_an_engine_that_is_gone_loses_no_finished_page_and_then_says_so(start: Callable) -> None:
     service, _ = start(Script(fails_after=60))
     found: list[PageResult] = []
+    submitted: list[Handle] = []
+    submit = service.submit
+
+    def counting(*arguments: object, **options: object) -> Handle:
+        submitted.append(submit(*arguments, **options))
+        return submitted[-1]
+
+    service.submit = counting
 
     def read() -> None:
         found.extend(read_pages(pages(200), service, ReadOptions(open_page=coloured)))
 
     with pytest.raises(EngineError, match="device is gone"):
         read()
+    assert len(found) == len(submitted)
     statuses = [result.status for result in found]
     assert statuses.count("ok") > 0
     assert 0 < sum(status.startswith("error:engine: ") for status in statuses) <= 3 * 8
     assert {status.partition(": ")[0] for status in statuses} == {"ok", "error:engine"}
 
 
+def test_the_results_of_pages_in_work_come_before_the_error_of_a_service_that_broke() -> None:
+    class Breaking:
+        box_scale = 1000
+        events: Events | None = None
+
+        def submit(self, inputs: Inputs, options: object, events: Events, timeout: float) -> Handle:
+            if self.events is not None:
+                raise EngineError("The device is gone.")
+            self.events, self.handle = events, Handle(lambda handle: None, events)
+            return self.handle
+
+    service = Breaking()
+    reading = Pages(service, lambda page: RequestOptions())
+    for page in pages(2):
+        reading.admit(Prepared(page, (8, 6), Inputs("", "")))
+    assert not reading.wants_more
+    service.events.put(Finished(service.handle, Kept("error:engine: gone")))
+    assert [result.status for result in reading.finished(wait=False)] == ["error:engine: gone"]
+    with pytest.raises(EngineError, match="gone"):
+        reading.finished(wait=False)
+
+
 def test_a_service_that_is_closed_meanwhile_ends_the_reading(start: Callable) -> None:
-    service, _ = start(Script(answers={"000001": Answer("." * 100_000)}))
+    service, _ = start(Script(answers={"000001": EVER}))
     results = read_pages(pages(1), service, ReadOptions(open_page=coloured))
     threading.Timer(0.05, service.close).start()
     with pytest.raises(EngineError, match="closed"):

@@ -87,7 +87,8 @@ class Handle:
 
     def __init__(self, drop: "Callable[[Handle], None]", events: Events | None) -> None:
         self._drop = drop  # keeps its service alive as long as somebody waits for the page
-        self._shared, self._events = events is not None, events or queue.SimpleQueue()
+        self._shared = events is not None
+        self._events: Events = queue.SimpleQueue() if events is None else events
         self._future: Future[Answer] = Future()
 
     @property

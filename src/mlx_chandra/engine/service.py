@@ -24,6 +24,8 @@ from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs, Processor
 from mlx_chandra.processing.prompt import BOX_SCALES, PromptType
 
+Dtype = mx.Dtype | str
+"""A number format, or its name."""
 _MOST_SPARE = 16  # pages that wait beyond the slots; each takes a few MB
 _PATIENCE = 10.0  # seconds that a program's end waits for the step that runs
 
@@ -123,9 +125,7 @@ class Service:
         self.close()
 
 
-def load_checkpoint(
-    name_or_path: str | Path, dtype: mx.Dtype | str | None = None
-) -> tuple[Qwen3VL, Processor]:
+def load_checkpoint(name_or_path: str | Path, dtype: Dtype | None = None) -> tuple[Qwen3VL, Processor]:
     """Load a checkpoint's model and processor.
 
     Args:
@@ -141,14 +141,15 @@ def load_checkpoint(
     folder = resolve_checkpoint(name_or_path)
     require_room_here(folder, dtype)
     model = load_model(folder, dtype)
-    # A thread can use another one's arrays once they are computed. parameters() leaves out private ones.
-    mx.eval([array for layer in model.modules() for array in layer.values() if isinstance(array, mx.array)])
+    # A thread can use another one's arrays once they are computed; parameters() leaves out private ones.
+    layers = model.modules()  # type: ignore[no-untyped-call]
+    mx.eval([array for layer in layers for array in layer.values() if isinstance(array, mx.array)])
     return model, Processor.from_folder(folder)
 
 
 def open_service(
     model_name: str | Path,
-    dtype: mx.Dtype | str | None = None,
+    dtype: Dtype | None = None,
     batch_size: int | str = "auto",
     max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Service:

@@ -7,13 +7,12 @@ its token counts, and the error of a page that could not be read. The others go 
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, SupportsIndex
 
-import mlx.core as mx
 import numpy as np
 from PIL.Image import Image
 
@@ -23,7 +22,7 @@ from mlx_chandra.engine.handles import RequestOptions
 from mlx_chandra.engine.responses import FinishReason, GeneratorStats
 from mlx_chandra.engine.retries import Retries
 from mlx_chandra.engine.sampler import GREEDY, Sampler, Sampling
-from mlx_chandra.engine.service import Service, load_checkpoint
+from mlx_chandra.engine.service import Dtype, Service, load_checkpoint
 from mlx_chandra.errors import PageError, PageState
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import Processor
@@ -95,7 +94,7 @@ class BatchResponse:
 
 def load(
     name_or_path: str | Path | None = None,
-    dtype: mx.Dtype | str | None = None,
+    dtype: Dtype | None = None,
     lazy: bool = False,
     revision: str | None = None,
     strict: bool = True,
@@ -103,7 +102,6 @@ def load(
     path_or_hf_repo: str | None = None,
     adapter_path: str | None = None,
     trust_remote_code: bool = False,
-    **unknown: object,
 ) -> tuple[Qwen3VL, Processor]:
     """Load a checkpoint's model and processor.
 
@@ -126,7 +124,6 @@ def load(
         "strict": None if strict else strict,
         "adapter_path": adapter_path,
         "trust_remote_code": trust_remote_code or None,
-        **unknown,
     }
     _refuse("load", asked)
     if lazy:
@@ -177,7 +174,11 @@ def batch_generate(
     sampler: Sampler | None = None,
     resize_shape: object = None,
     prefill_step_size: object = None,
-    **unknown: object,
+    kv_bits: None = None,
+    logits_processors: None = None,
+    draft_model: None = None,
+    temperature: None = None,
+    top_p: None = None,
 ) -> BatchResponse:
     """Read any number of page images.
 
@@ -200,13 +201,16 @@ def batch_generate(
         sampler: logits [n, vocab] -> tokens [n], in place of `sampling`, for retries too.
         audios, videos: None only.
         resize_shape, prefill_step_size: Have no effect here.
+        kv_bits, logits_processors, draft_model, temperature, top_p: None only; the error names what there is
+            here instead.
 
     Raises:
         ValueError: No images, a negative size, or lists of other lengths than theirs.
         TypeError: An argument of another kind, or one that can't be taken.
     """
     _refuse_media(audios, videos, prompts)
-    _refuse("batch_generate", unknown)
+    theirs = {"kv_bits": kv_bits, "logits_processors": logits_processors, "draft_model": draft_model}
+    _refuse("batch_generate", {**theirs, "temperature": temperature, "top_p": top_p})
     idle = {"resize_shape": resize_shape, "prefill_step_size": prefill_step_size}
     _say_no_effect("batch_generate", [name for name, value in idle.items() if value is not None])
     if max_size is not None and max_size < 0:
@@ -373,11 +377,11 @@ def _report(pages: int, stats: BatchStats) -> str:
     )
 
 
-def _refuse(function: str, asked: dict[str, object]) -> None:
+def _refuse(function: str, asked: Mapping[str, object]) -> None:
     """Raise TypeError for an argument that can't be taken, naming it and what there is instead."""
     name = next((name for name, value in asked.items() if value is not None), None)
     if name is not None:
-        raise TypeError(f"{function} can't take {name}. {_INSTEAD.get(name, '')}".strip())
+        raise TypeError(f"{function} can't take {name}. {_INSTEAD[name]}")
 
 
 def _refuse_media(audios: object, videos: object, prompts: object) -> None:

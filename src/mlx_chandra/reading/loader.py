@@ -214,7 +214,7 @@ class Loader:
             return Failed(page, _page_error(error))
 
     def _prepared(self, page: Page, image: Image) -> Prepared | Failed | None:
-        """Prepare an open page as soon as it is known how. None: stopped before that."""
+        """Prepare an open page as soon as there is a way to. None: stopped before that."""
         self._announce()
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._prepare)

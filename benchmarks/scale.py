@@ -59,29 +59,22 @@ class Sample:
 
 
 class FakeEngine:
-    """A reader that answers each page with a text of its own, all pages in work in one step."""
+    """A generator that answers each page with a text of its own, all pages in work in one step."""
 
-    box_scale = 1000
-
-    def __init__(self, length: int, last: int | None) -> None:
+    def __init__(self, last: int | None) -> None:
         self.slots = SLOTS
         self.first_page: float | None = None
         self.pages = 0
-        self._length, self._last = length, last
+        self._last = last
         self._in_work: list[int] = []
 
     @property
     def has_work(self) -> bool:
         return bool(self._in_work)
 
-    def prepare(self, image: "Image") -> "PageInputs":
-        return cast("PageInputs", image.size)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        lines = [f"<p>Line {number} of page {ids[0]}</p>" for number in range(self._length // 30)]
-        return "\n".join(lines)
-
-    def insert(self, prompts: Sequence[object]) -> list[int]:
+    def insert(
+        self, prompts: Sequence[object], max_tokens: object = None, sampling: object = None
+    ) -> list[int]:
         if self.first_page is None:
             self.first_page = time.monotonic()
         uids = list(range(self.pages, self.pages + len(prompts)))
@@ -91,9 +84,6 @@ class FakeEngine:
             self._last = None
             os.kill(os.getpid(), signal.SIGINT)
         return uids
-
-    def retry(self, page: object, number: int, seed: int) -> int:
-        return self.insert([page])[0]
 
     def remove(self, uid: int) -> bool:
         return False
@@ -114,8 +104,29 @@ class FakeEngine:
 
         return GeneratorStats(0, 0.0, self.pages * ANSWER, 0.0, 0, self.slots, 0, 0, 0)
 
+    def reset(self) -> None:
+        """Forget all pages."""
+        self._in_work.clear()
+
     def close(self) -> None:
         """Nothing to close."""
+
+
+class FakeProcessor:
+    """Takes any picture, and gives a page's text of `length` characters for its tokens."""
+
+    def __init__(self, length: int) -> None:
+        from mlx_chandra.processing.prompt import ModelFamily
+
+        self.family = ModelFamily.CHANDRA_1
+        self._length = length
+
+    def prepare(self, image: "Image", prompt: str, max_size: int | None = None) -> "PageInputs":
+        return cast("PageInputs", image.size)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        lines = [f"<p>Line {number} of page {ids[0]}</p>" for number in range(self._length // 30)]
+        return "\n".join(lines)
 
 
 def make_pages(folder: Path, count: int) -> Path:
@@ -157,9 +168,10 @@ def run_program(arguments: Sequence[str], length: int, last: int | None) -> tupl
 def child(length: int, last: int, arguments: Sequence[str]) -> int:
     """Run the program with a fake engine; print when the first page came and the memory as the last line."""
     from mlx_chandra.cli.main import main
+    from mlx_chandra.engine.service import Service
 
-    engine = FakeEngine(length, last or None)
-    status = main(["ocr", *arguments], reader_factory=lambda options: engine)
+    engine = FakeEngine(last or None)
+    status = main(["ocr", *arguments], service_factory=lambda options: Service(engine, FakeProcessor(length)))
     found = {"first": engine.first_page, "end": time.monotonic(), "pages": engine.pages, "peak": _peak()}
     print(json.dumps(found))
     return status

@@ -172,7 +172,14 @@ def test_the_summary_says_how_it_ended_and_where_the_results_are(summary: Summar
 
 
 def test_numbers_of_tokens_are_short() -> None:
-    assert [short(n) for n in (0, 950, 9_500, 95_000, 950_000, 9_500_000)] == ["0", "950", "9.5k", "95k", "950k", "9.5M"]
+    assert [short(n) for n in (0, 950, 9_500, 95_000, 950_000, 9_500_000)] == [
+        "0",
+        "950",
+        "9.5k",
+        "95k",
+        "950k",
+        "9.5M",
+    ]
 
 
 def test_durations_and_odd_paths_are_readable() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.engines.base import EngineName, Setup
 from mlx_chandra.demo import checkpoint_folder
-from mlx_chandra.engine.batch import batch_generate, load
+from mlx_chandra.reading.batch import batch_generate, load
 from mlx_chandra.engine.responses import FinishReason
 
 pytestmark = pytest.mark.parity

@@ -96,7 +96,9 @@ def open_service(options: ModelOptions) -> "Service":
     """Load the model. Raises ModelNotFoundError, CheckpointError or ModelTooLargeError."""
     from mlx_chandra.engine import service
 
-    return service.open_service(options.model, options.dtype, options.batch_size or "auto", options.max_tokens)
+    return service.open_service(
+        options.model, options.dtype, options.batch_size or "auto", options.max_tokens
+    )
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:

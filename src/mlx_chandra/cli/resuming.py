@@ -50,7 +50,11 @@ def add_to(group: "argparse._ArgumentGroup") -> None:
         action="store_true",
         help="skip pages that the CSV has, failed ones too, unless the file, the model or a setting changed",
     )
-    begin.add_argument("--overwrite", action="store_true", help="throw away what the CSV holds, once the first new page is read")
+    begin.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="throw away what the CSV holds, once the first new page is read",
+    )
     group.add_argument("--retry-errors", action="store_true", help="as --resume, but read failed pages again")
     group.add_argument(
         "--rerun",

@@ -37,7 +37,9 @@ def _pages(summary: Summary) -> str:
         return f"Nothing to do: {which} in the results already."
     speed = f" ({rate(counts.pages / summary.seconds)} pages/s)" if summary.seconds and counts.pages else ""
     before = f"; {skipped:,} {'was' if skipped == 1 else 'were'} in the results before" if skipped else ""
-    return f"{counted(counts.ok, 'page')} ok, {failures(counts)} in {duration(summary.seconds)}{speed}{before}."
+    return (
+        f"{counted(counts.ok, 'page')} ok, {failures(counts)} in {duration(summary.seconds)}{speed}{before}."
+    )
 
 
 def _further(summary: Summary) -> list[str]:

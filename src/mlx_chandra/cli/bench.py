@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from mlx_chandra.cli.bench_report import Setup
     from mlx_chandra.engine.timing import EngineTimer
-    from mlx_chandra.engine.measure import Finding
 
 Commands = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -126,10 +125,10 @@ def _made_up_page(width: int, height: int) -> "Image":
 def _prepare(arguments: argparse.Namespace) -> "tuple[Setup, EngineTimer]":
     """Loads the model as `ocr` does, and prepares the page."""
     from mlx_chandra.cli.bench_report import PageFacts, Setup
-    from mlx_chandra.reading.batch import load
     from mlx_chandra.engine.device import this_device
     from mlx_chandra.engine.timing import EngineTimer, model_facts
     from mlx_chandra.processing.prompt import PromptType
+    from mlx_chandra.reading.batch import load
 
     picture = _made_up_page(*arguments.page_size)
     print(f"Loading {arguments.model}", file=sys.stderr, flush=True)

@@ -11,8 +11,8 @@ from importlib.metadata import version
 
 from mlx_chandra import __version__
 from mlx_chandra.engine.device import Device
-from mlx_chandra.engine.timing import ModelFacts
 from mlx_chandra.engine.measure import Finding, Point, Prefill, Skipped, recommended
+from mlx_chandra.engine.timing import ModelFacts
 
 FORM = 1
 _GIB = 1 << 30

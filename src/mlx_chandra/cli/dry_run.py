@@ -29,7 +29,7 @@ _CHANDRA_MIN_PIXELS, _CHANDRA_MAX_PIXELS = 65_536, 16_777_216  # Qwen3-VL's own
 
 
 class PromptTokens:
-    """Counts the prompt tokens of pages: by the checkpoint's rule where it is on this machine, else by Chandra 1's."""
+    """Counts prompt tokens: by the checkpoint's rule where it is on this machine, else by Chandra 1's."""
 
     def __init__(self, options: ModelOptions) -> None:
         self._options = options
@@ -41,7 +41,7 @@ class PromptTokens:
         return "" if self._processor else " (by Chandra 1's rule; the model isn't on this machine)"
 
     def of(self, shape: Shape) -> int:
-        """Tokens of a page of this height and width. Raises PageError for a shape that the model can't take."""
+        """Tokens of a page of this height and width. Raises PageError for an impossible shape."""
         if shape not in self._counted:
             self._counted[shape] = self._count(shape)
         return self._counted[shape]

@@ -1,8 +1,8 @@
 """Writes `--log-file`: a line of JSON for each event of a run, for programs that watch it.
 
-Lines are appended and given to the system at once, so that the log of a killed run is complete. A log that can't
-be written at the start ends the program. Later it is a warning, and reading goes on. Python's logging isn't used:
-its handlers print a traceback for each line that they can't write.
+Lines are appended and given to the system at once, so that the log of a killed run is complete. A log that
+can't be written at the start ends the program. Later it is a warning, and reading goes on. Python's logging
+isn't used: its handlers print a traceback for each line that they can't write.
 """
 
 import argparse
@@ -135,7 +135,7 @@ class LogFile:
             )
 
     def ended(self, summary: Summary, documents: str | None, exit_status: int) -> None:
-        """Log how the run ended, and of its documents' files where it has any; `documents` is their folder."""
+        """Log how the run ended; `documents` is the folder of the documents' files, if any."""
         if documents is not None:
             written, unwritten = summary.documents, summary.unwritten_documents
             folder = shown_path(documents)

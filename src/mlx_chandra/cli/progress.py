@@ -1,4 +1,4 @@
-"""Shows a run on the screen: a bar on a terminal, lines elsewhere, and a line for each batch with --verbose."""
+"""Shows a run on the screen: a bar on a terminal, lines elsewhere, a line for each batch with --verbose."""
 
 import contextlib
 import shutil
@@ -32,7 +32,7 @@ def observer_for(verbose: bool, stream: TextIO) -> "contextlib.closing[Screen]":
 
 
 def status_line(now: Snapshot, left: float | None) -> str:
-    """Where a run is, on one line, which changes from the first prefill on. What matters most stands first."""
+    """Where a run is, on one line. It changes from the first prefill on; what matters most stands first."""
     counts, stats, seconds = now.counts, now.stats, max(now.seconds, 1e-9)
     parts = [f"{counts.pages:,}{'' if now.total is None else f'/{now.total:,}'} pages"]
     parts += [] if left is None else [f"{duration(left)} left"]
@@ -152,7 +152,8 @@ class BatchLines:
         parts += [f"{counts.retried:,} retried"] if counts.retried else []
         rest = "" if self._seconds_left is None else f", {duration(self._seconds_left)} left"
         print(
-            f"{', '.join(parts)}: {prompt:,} prompt and {output:,} output tokens, {output / seconds:,.0f} tokens/s, "
+            f"{', '.join(parts)}: {prompt:,} prompt and {output:,} output tokens, "
+            f"{output / seconds:,.0f} tokens/s, "
             f"{stats.active_slots} of {stats.slots} slots in use, {stats.waiting} waiting, "
             f"memory {stats.peak_memory / 1e9:.2f} GB{rest}",
             file=self._stream,

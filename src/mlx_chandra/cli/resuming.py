@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from mlx_chandra.store.store import OtherSettings, Start, Store
 
 KINDS = (
-    "broken-link", "engine", "internal", "locked", "missing", "no-pages", "out-of-memory", "overflow", "refused",
-    "shape", "too-large", "too-long", "unreadable",
+    "broken-link", "engine", "internal", "locked", "missing", "no-pages", "out-of-memory", "overflow",
+    "refused", "shape", "too-large", "too-long", "unreadable",
 )  # fmt: skip
 """The kinds of errors, as a status has them behind `error:`."""
 

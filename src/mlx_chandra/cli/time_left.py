@@ -1,7 +1,7 @@
 """Estimates how long a run still takes, from tokens: a label and a page of a book differ tenfold.
 
-Left are the prompts and outputs of pages that were not begun, taken to be like those of the finished ones, and the
-rest of the outputs in work. A token costs what the last minute's tokens cost, prompt and output tokens apart.
+Left are the prompts and outputs of pages that were not begun, taken to be like those of finished ones, and
+the rest of the outputs in work. A token costs what the last minute's tokens cost, prompt and output apart.
 """
 
 from collections import deque
@@ -41,8 +41,8 @@ def _tokens_left(now: Snapshot, pages: int) -> tuple[float, float]:
     """Prompt tokens and output tokens of `pages` pages without a result."""
     counts, in_work = now.counts, min(now.stats.active_slots, pages)
     begun = now.stats.generation_tokens - counts.generated_tokens
-    # The first pages to finish are the short ones. Until as many are finished as are in work, the mean takes in
-    # what the others have written so far (the estimate of a mean lifetime from censored data).
+    # The first pages to finish are the short ones. Until as many are finished as are in work, the mean takes
+    # in what the others have written so far (the estimate of a mean lifetime from censored data).
     early = begun if counts.read < in_work else 0
     mean = (counts.generated_tokens + early) / counts.read
     waiting = (pages - in_work) * counts.read / counts.pages  # some never come to the model

@@ -1,7 +1,7 @@
 """Decides what `mlx-chandra bench` times next, within the seconds given, and what follows from it.
 
-A `Timer` times passes (`engine/timing.py` has the engine's); everything else here is arithmetic. A page costs its
-prefill, and its share of each decode step until its output is complete.
+A `Timer` times passes (`engine/timing.py` has the engine's); everything else here is arithmetic. A page costs
+its prefill, and its share of each decode step until its output is complete.
 """
 
 import statistics

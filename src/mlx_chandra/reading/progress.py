@@ -67,7 +67,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a run is. `total` pages need a result; None while they are being counted. `stats` are the engine's."""
+    """Where a run is. `total` pages need a result, None while they are counted; `stats` are the engine's."""
 
     counts: Counts
     total: int | None

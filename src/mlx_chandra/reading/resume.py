@@ -1,8 +1,8 @@
 """Decides which pages of the input must be read: what an earlier run stored, and what has the same bytes.
 
-A stored page counts as current while its file holds the bytes that were read, with the same model and settings.
-A page that is imported from a CSV alone counts by its path. So does one whose file can't be read any more, and
-one that failed: those are read again when the user asks for it.
+A stored page counts as current while its file holds the bytes that were read, with the same model and
+settings. A page that is imported from a CSV alone counts by its path. So does one whose file can't be read
+any more, and one that failed: those are read again when the user asks for it.
 
 Files are hashed when their turn comes, and not again while their size and time of change stay as they were.
 """
@@ -166,7 +166,7 @@ class Resume:
             return page
 
     def _stored(self, page: Page, content: str, again: bool) -> PageResult | None:
-        """The stored result of a page with the same bytes. It is kept, for that page may be read again soon."""
+        """The stored result of a page with the same bytes, as it is now: that page may be read again soon."""
         for path, status in self._memory.same_content(content, page.number or 0, again):
             if path != page.path and state_of(status) is not PageState.ERROR:
                 result = self._memory.result(path)

@@ -1,8 +1,8 @@
 """Joins documents, service, store and export: the whole of `mlx-chandra ocr` but for its options.
 
-Worker threads plan, open and prepare pages ahead of the engine (`loader.py`, `resume.py`). The service's thread
-runs the engine. The caller's thread hands pages from one to the other and stores what comes out. Where documents
-get files, one more thread writes them as documents complete.
+Worker threads plan, open and prepare pages ahead of the engine (`loader.py`, `resume.py`). The service's
+thread runs the engine. The caller's thread hands pages from one to the other and stores what comes out. Where
+documents get files, one more thread writes them as documents complete.
 """
 
 import contextlib

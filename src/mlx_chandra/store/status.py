@@ -141,7 +141,7 @@ def statistics(csv_path: str, slowest: int) -> Statistics:
 
 @dataclass(frozen=True)
 class Speed:
-    """What reading pages took so far: `pages` of them, output tokens of a page, prompt and output tokens a second."""
+    """What reading took so far: pages, output tokens of a page, and tokens of prompts and output a second."""
 
     pages: int
     output_tokens: float

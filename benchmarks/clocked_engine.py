@@ -21,7 +21,7 @@ from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.timing import NeverStops
 from mlx_chandra.models.backend import BackendName, current_backend
 from mlx_chandra.models.config import ModelConfig
-from mlx_chandra.models.linux_blas import use_openblas
+from mlx_chandra.models.cpu import use_openblas
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.image import ImageSettings
 from mlx_chandra.processing.processor import Processor

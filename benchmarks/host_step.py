@@ -20,7 +20,6 @@ from unittest.mock import patch
 
 import mlx.core as mx
 
-from benchmarks.engines.ours import in_one_thread
 from benchmarks.machine import write_figures
 from benchmarks.made_model import CHANDRA_1, TOY, made_model
 from benchmarks.workloads import PagePlan, Workload, make_pages, plan
@@ -79,7 +78,7 @@ def measure(model: Qwen3VL, rows: int, page: PagePlan, steps: int) -> StepCost:
     inputs = [made.inputs for made in make_pages([page] * rows, model.config)]
     with closing(_decoding(model, inputs, steps)) as generator:
         whole = [_seconds(generator.next) for _ in range(steps)]
-    with in_one_thread(), closing(_decoding(model, inputs, steps)) as generator:
+    with closing(_decoding(model, inputs, steps)) as generator:
         apart = [_python_and_launch(generator) for _ in range(steps)]
     python, launch = zip(*apart, strict=True)
     return StepCost(

@@ -18,7 +18,7 @@ from benchmarks.made_model import CHANDRA_1, TOY, Dimensions, made_config
 from benchmarks.phases import PhaseClock
 from benchmarks.records import EngineRun, Order, order_from
 from benchmarks.workloads import example_pages, make_pages, plan
-from mlx_chandra.models.linux_blas import SWITCH, use_openblas
+from mlx_chandra.models.cpu import SWITCH, use_openblas
 
 _WARM_UP_TOKENS = 8
 

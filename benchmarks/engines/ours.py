@@ -12,10 +12,8 @@ from benchmarks.engines.base import Answer, Outcome, Setup
 from benchmarks.made_model import made_model
 from benchmarks.phases import Phase, PhaseClock
 from benchmarks.workloads import MadePage
-from mlx_chandra.engine import passes
 from mlx_chandra.engine.batch import batch_generate, load
 from mlx_chandra.engine.generator import BatchGenerator
-from mlx_chandra.engine.lane import SameThread
 from mlx_chandra.engine.responses import GeneratorStats
 from mlx_chandra.engine.timing import NeverStops
 from mlx_chandra.models.qwen3_vl import Qwen3VL
@@ -67,7 +65,6 @@ class Ours:
     @contextmanager
     def phases(self, clock: PhaseClock) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(in_one_thread())
             stack.enter_context(clock.around(Qwen3VL, "embed_images", Phase.VISION))
             stack.enter_context(clock.around(Qwen3VL, "prefill", Phase.PREFILL))
             stack.enter_context(clock.around(Qwen3VL, "decode", Phase.DECODE))
@@ -78,14 +75,6 @@ class Ours:
 
     def peak_device_bytes(self) -> int:
         return mx.get_peak_memory()
-
-
-@contextmanager
-def in_one_thread() -> Iterator[None]:
-    """Generators made within it put steps together and send them off one after the other, so that both can be
-    timed, and nobody is surprised by a wait in between."""
-    with patch.object(passes, "lane_for", lambda other_thread: SameThread()):
-        yield
 
 
 def _arrays(value: object) -> list[mx.array]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlx_chandra.documents.page import Page
-from mlx_chandra.engine.repeats import ends_in_circles
+from mlx_chandra.engine.repetition import ends_in_repetition as ends_in_circles
 from mlx_chandra.errors import PageError, PageState, error_status
 from mlx_chandra.outputs.layout import Size
 

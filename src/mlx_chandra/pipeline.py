@@ -22,7 +22,8 @@ from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.page import Document
 from mlx_chandra.documents.pages import Reading
 from mlx_chandra.done import ByContent, ByPath
-from mlx_chandra.engine.repeats import CHECK_TEXT_EVERY, MINIMUM_SPAN, is_one_piece
+from mlx_chandra.engine.repetition import CHECK_TEXT_EVERY, MINIMUM_SPAN
+from mlx_chandra.engine.repetition import is_repeated_text as is_one_piece
 from mlx_chandra.errors import PageError
 from mlx_chandra.feed import LOOK_AROUND, Copied, Feed, Prepared, Refused, Todo, Total
 from mlx_chandra.keeper import Endings, Keeper, Work

@@ -62,7 +62,11 @@ def _rounded_segments(
 def _causal_attention(
     multiple: int, lengths: tuple[int, ...], queries: mx.array, keys: mx.array, values: mx.array
 ) -> mx.array:
-    """Attend by causal segments; each reads on into the tokens behind it, which none of its own looks at."""
+    """Attend by causal segments; each reads on into the tokens behind it, which none of its own looks at.
+
+    Values there must be finite: a masked place weighs 0, and 0 * inf is no number.
+    """
+    values = mx.nan_to_num(values)
     outputs = []
     start = 0
     for length in lengths:

@@ -1,17 +1,19 @@
 """The slots by their contents: recognisable numbers go in, and are looked for afterwards."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import given, strategies
 from numpy.typing import NDArray
 
 from mlx_chandra.models import cpu, cuda
 from mlx_chandra.models.attention import PLAIN, AttentionForm, SegmentPass
 from mlx_chandra.models.kv_cache import KeyValueCache, StepTable, bytes_per_token, window_length
-from mlx_chandra.models.slots import Slots, bucket_length, bucket_sizes, shared_row_count
+from mlx_chandra.models.slots import Place, Slots, bucket_length, bucket_sizes, shared_row_count
 from tests.models.parts import text_config
 
 CONFIG = text_config(layers=2, heads=4, kv_heads=2, head_dim=16)
@@ -354,8 +356,8 @@ def test_prompts_and_steps_attend_as_one_causal_pass_over_each_page_would(
         for row, (page, _) in enumerate(places):
             if page is not None:
                 outputs[page].append(out[row : row + 1])
-    for page, pieces in outputs.items():
-        ours = np.concatenate(pieces)
+    for page, parts in outputs.items():
+        ours = np.concatenate(parts)
         q, k, v = (x[: len(ours)] for x in whole[page])
         expected = SegmentPass((len(ours),)).attend(1, q, k, v)
         np.testing.assert_allclose(ours, np.array(expected), rtol=0, atol=1e-5)
@@ -443,3 +445,90 @@ def test_keys_and_values_of_a_bfloat16_model_are_kept_in_float16_and_finite() ->
     assert mx.array_equal(keys[:, :3], k.astype(mx.float16).swapaxes(0, 1))
     assert (values[:, 3] == 65504).all()
     assert mx.isfinite(attended).all()
+
+
+@dataclass
+class TableOfBucket:
+    """A bucket without arrays."""
+
+    slots: int
+    capacity: int = 0
+
+    def shrink(self, tokens: int, tightly: bool) -> None:
+        if tightly or self.capacity > 2 * bucket_length(tokens):
+            self.capacity = min(self.capacity, bucket_length(tokens))
+
+    def drop(self) -> None:
+        self.capacity = 0
+
+    def check(self, longest: int) -> None:
+        assert longest <= self.capacity
+
+
+class TableOfCache:
+    """A cache without arrays: whose tokens stand in each slot."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.buckets = [TableOfBucket(size) for size in sizes]
+        self.held: dict[Place, list[int]] = {}
+
+    def reserve(self, bucket: int, tokens: int) -> None:
+        self.buckets[bucket].capacity = max(self.buckets[bucket].capacity, bucket_length(tokens))
+
+    def copy(self, source: Place, target: Place, length: int) -> None:
+        self.reserve(target.bucket, length)
+        self.held[target] = self.held[source][:length]
+
+    def prompt_pass(self, places: list[Place], lengths: list[int]) -> list[Place]:
+        for place, length in zip(places, lengths, strict=True):
+            self.reserve(place.bucket, length)
+        return places
+
+    def step_pass(self, lengths: list[int], rows: int) -> int:
+        first = 0
+        for number, bucket in enumerate(self.buckets):
+            here = lengths[first : first + bucket.slots]
+            if here:
+                self.reserve(number, max(here))
+            first += bucket.slots
+        return rows
+
+
+@given(
+    sizes=strategies.lists(strategies.integers(1, 4), min_size=1, max_size=4),
+    orders=strategies.lists(strategies.tuples(strategies.integers(1, 900), strategies.integers(0, 7))),
+)
+def test_whatever_comes_goes_and_steps_every_page_keeps_its_slot_and_the_longest_stand_first(
+    sizes: list[int], orders: list[tuple[int, int]]
+) -> None:
+    cache = TableOfCache(sizes)
+    slots: Slots[int] = Slots(cast("KeyValueCache", cache), 1000, shared_shapes=True)
+    lengths: dict[int, int] = {}
+    for page, (length, order) in enumerate(orders):
+        if slots.free and order < 4:
+            (place,) = cast("list[Place]", slots.insert([page], [length]))
+            cache.held[place] = [page] * length
+            lengths[page] = length
+        elif lengths and order == 4:
+            gone = list(lengths)[length % len(lengths)]
+            assert slots.remove(gone)
+            del lengths[gone]
+        elif lengths and order == 5:
+            assert cast("int", slots.step()) <= slots.count
+            lengths = {page: length + 1 for page, length in lengths.items()}
+            for slot, one in enumerate(slots.pages):
+                if one is not None:
+                    cache.held[slots._place(slot)].append(one)
+        elif order > 5:
+            slots.compact(tightly=order == 7)
+            assert slots.holes == 0
+        slots.check()
+        found = {page: slots.lengths[slot] for slot, page in enumerate(slots.pages) if page is not None}
+        assert found == lengths
+        for slot, one in enumerate(slots.pages):
+            if one is not None:
+                assert cache.held[slots._place(slot)] == [one] * lengths[one]
+        assert sum(bucket.slots * bucket.capacity for bucket in cache.buckets) == slots.allocated
+    slots.compact(tightly=True)
+    capacities = [bucket.capacity for bucket in cache.buckets]
+    assert capacities == sorted(capacities, reverse=True)

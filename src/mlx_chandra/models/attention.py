@@ -28,62 +28,26 @@ class AttentionPass(Protocol):
         ...
 
 
-class Segments(Protocol):
-    def __call__(self, lengths: Sequence[int], total: int, causal: bool, dtype: mx.Dtype) -> Attend:
-        """Prepare attention within consecutive segments, once for all layers of a pass.
-
-        Args:
-            lengths: Tokens of each segment; the segments stand at the start of the pass.
-            total: Tokens of the pass. The output for tokens behind the last segment means nothing.
-            causal: Whether a token sees only itself and earlier tokens of its segment.
-            dtype: Of queries, keys and values.
-
-        Returns:
-            A function of queries [T, heads, d] and keys and values [T, kv_heads, d].
-        """
-        ...
-
-
-class StepMask(Protocol):
-    def __call__(
-        self, lengths: mx.array, window: int, heads: int, kv_heads: int, dtype: mx.Dtype
-    ) -> mx.array:
-        """Prepare the mask of a decode step, once for all layers.
-
-        Args:
-            lengths: Tokens in each page's slot, this step's included: int32 [n].
-            window: Entries of each slot that are read.
-            dtype: Of keys and values.
-        """
-        ...
-
-
-class StepAttention(Protocol):
-    def __call__(self, queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
-        """Attend with one query a page.
-
-        Args:
-            queries: [n, heads, d] or [n, kv_heads, heads / kv_heads, d].
-            keys, values: [n, kv_heads, window, d].
-            mask: From the form's `step_mask`.
-
-        Returns:
-            [n, heads * d]
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class AttentionForm:
     """One way to attend; every form computes the same.
 
     Attributes:
+        segments: Prepares attention within consecutive segments, once for all layers of a pass. It takes the
+            tokens of each segment, those of the whole pass, whether a token sees only itself and earlier
+            ones, and the dtype; and returns a function of queries [T, heads, d] and keys and values
+            [T, kv_heads, d]. The output for tokens behind the last segment means nothing.
+        step_mask: Prepares a decode step's mask, once for all layers. It takes the tokens in each page's
+            slot, int32 [n], the entries of each slot that are read, the heads of queries and of keys, and the
+            cache's dtype.
+        step: Attends with one query a page: queries [n, heads, d] or [n, kv_heads, heads / kv_heads, d], keys
+            and values [n, kv_heads, window, d], and that mask -> [n, heads * d].
         multiple: Passes over prompts and pictures are padded to a multiple of so many tokens; 0: not at all.
     """
 
-    segments: Segments
-    step_mask: StepMask
-    step: StepAttention
+    segments: Callable[[Sequence[int], int, bool, mx.Dtype], Attend]
+    step_mask: Callable[[mx.array, int, int, int, mx.Dtype], mx.array]
+    step: Callable[[mx.array, mx.array, mx.array, mx.array], mx.array]
     multiple: int = 0
 
 
@@ -98,7 +62,7 @@ def constant(value: float, dtype: mx.Dtype) -> mx.array:
 
 
 def segments(lengths: Sequence[int], total: int, causal: bool, dtype: mx.Dtype) -> Attend:
-    """Prepare attention by segment in MLX's own call: see `Segments`.
+    """Prepare attention by segment in MLX's own call: see `AttentionForm.segments`.
 
     No head size is padded: MLX 0.32.4 has Metal kernels for 64, 72, 80, 96, 128, 192 and 256, so for both
     towers of Chandra. Padding 72 to 80 or 96 on Metal is *unmeasured*.
@@ -149,7 +113,7 @@ def step_mask(lengths: mx.array, window: int, heads: int, kv_heads: int, dtype: 
 
 
 def step_attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
-    """Attend with one query a page in MLX's own call: see `StepAttention`."""
+    """Attend with one query a page in MLX's own call: see `AttentionForm.step`."""
     count, width = len(keys), keys.shape[-1]
     q = queries.reshape(count, -1, 1, width)
     out = mx.fast.scaled_dot_product_attention(q, keys, values, scale=width**-0.5, mask=mask)
@@ -168,7 +132,7 @@ def grouped_mask(lengths: mx.array, window: int, heads: int, kv_heads: int, dtyp
 
 
 def grouped_attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
-    """Attend with the queries that share a key/value head in one matrix product: see `StepAttention`."""
+    """Attend with the queries that share a key/value head in one matrix product."""
     count, kv_heads, _, width = keys.shape
     q = queries if queries.ndim == 4 else queries.reshape(count, kv_heads, -1, width)
     scores = mx.addmm(mask, q, keys.swapaxes(-1, -2), alpha=width**-0.5)

@@ -7,7 +7,7 @@ in this process only. Macs (Accelerate) and GPUs are not touched. Where anything
 as it is: slow, but right.
 
 MLX's softmax takes exp from the C library, number by number: three quarters of the time of a picture's
-attention. `ATTENTION` makes powers of two of sums, products and quotients, which MLX vectorises.
+attention. `ATTENTION` computes it of sums, products and quotients, which MLX vectorises.
 Four example pages take 8.4 s of processor time with it, 13 without and 19 with mlx-vlm.
 """
 
@@ -218,11 +218,11 @@ def _step_attention(queries: mx.array, keys: mx.array, values: mx.array, mask: m
     OpenBLAS reads a small product's matrices where they are, and copies those of a large one first.
     """
     count, kv_heads, window, width = keys.shape
-    together = gcd(window, _KEYS_TOGETHER)
-    blocks = (count, kv_heads, window // together, together)
+    size = gcd(window, _KEYS_TOGETHER)
+    blocks = (count, kv_heads, window // size, size)
     q = (queries * (_LOG2_E * width**-0.5)).reshape(count, kv_heads, 1, -1, width)
     scores = q @ keys.reshape(*blocks, width).swapaxes(-1, -2)  # [n, kv_heads, blocks, share, keys]
-    added = mask[:, :, 0].reshape(count, kv_heads, -1, 1, together)
+    added = mask[:, :, 0].reshape(count, kv_heads, -1, 1, size)
     weights = softmax_weights((scores + added).astype(mx.float32), axis=(2, 4))
     sums = weights.sum(axis=(2, 4), keepdims=True)  # [n, kv_heads, 1, share, 1]
     out = (weights @ values.reshape(*blocks, width)).sum(axis=2, keepdims=True) / sums

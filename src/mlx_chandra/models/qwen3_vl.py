@@ -36,7 +36,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
 
     def project(self, x: mx.array, rotate: Rotate) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries [T, heads, d], keys and values [T, kv_heads, d] of x [T, hidden]."""
+        """Return queries [T, heads, d], keys and values [T, kv_heads, d] of x [T, hidden]."""
         tokens = x.shape[0]
         q = rotate(self.q_norm(self.q_proj(x).reshape(tokens, -1, self._width)))
         k = rotate(self.k_norm(self.k_proj(x).reshape(tokens, -1, self._width)))
@@ -69,7 +69,7 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
     def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
-        """The same for one token of each of n pages."""
+        """Do the same for one token of each of n pages."""
         return self(x, rotation, attention)
 
 
@@ -151,8 +151,7 @@ class Qwen3VL(nn.Module):
         return sum(array.nbytes for array in dict(tree_flatten(self.parameters())).values())
 
     def fuse(self) -> None:
-        """Give the decoder layers the form that this backend wants, where their matrices aren't quantised;
-        call it once, when the weights are loaded."""
+        """Give the decoder layers the form that this backend wants; call it once, when weights are loaded."""
         if self._backend.fused_layers:
             kept = self._backend.cache_dtype(self.dtype)
             self.language_model.layers = fused_layers(self.language_model.layers, self._config.text, kept)
@@ -172,7 +171,7 @@ class Qwen3VL(nn.Module):
         return self.visual(images, self.dtype)
 
     def positions(self, page: Page) -> IntArray:
-        """M-RoPE positions [3, T] of one page's prompt."""
+        """Return the M-RoPE positions [3, T] of one page's prompt."""
         merge = self._config.vision.spatial_merge_size
         return page_positions(page.token_ids, self._config.image_token_id, page.image.grid, merge)
 
@@ -192,7 +191,7 @@ class Qwen3VL(nn.Module):
         return self._config.text.num_hidden_layers // 2
 
     def decode(self, token_ids: mx.array, positions: mx.array, attention: AttentionPass) -> Decoded:
-        """One more token for each of n pages: token_ids [n] at text `positions` [n], int32."""
+        """Run one token of each of n pages: token_ids [n] at text `positions` [n], int32."""
         rotation = self._rope.step_rotation(positions, self.dtype, self._backend.rope_kernel)
         half = x = self.language_model.embed_tokens(token_ids)
         for index, layer in enumerate(self.language_model.layers, start=1):
@@ -201,8 +200,7 @@ class Qwen3VL(nn.Module):
         return Decoded(half, self._head(x))
 
     def logits(self, pages: Pages) -> list[mx.array]:
-        """Logits [T, vocab] at every place of every page's prompt, each page for itself; slow, for
-        comparison."""
+        """Return logits [T, vocab] at every token of every page's prompt; slow, for comparison."""
         lengths = [len(page.token_ids) for page in pages]
         hidden = [
             self._forward([page], SegmentPass((length,)))[:length]

@@ -28,7 +28,7 @@ from mlx_chandra.documents.image_files import open_page
 from mlx_chandra.models import resolve_checkpoint
 from mlx_chandra.models.backend import BackendName, current_backend
 from mlx_chandra.models.config import ModelConfig, read_config
-from mlx_chandra.models.linux_blas import use_openblas
+from mlx_chandra.models.cpu import use_openblas
 from mlx_chandra.processing.image import ImageSettings, target_size
 from mlx_chandra.processing.processor import Processor
 from mlx_chandra.processing.prompt import PromptType

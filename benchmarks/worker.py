@@ -17,7 +17,7 @@ from benchmarks.engines.base import Engine, Outcome, Setup, open_engine
 from benchmarks.made_model import CHANDRA_1, TOY, made_config
 from benchmarks.records import EngineRun, Order, order_from
 from benchmarks.workloads import example_pages, make_pages, plan
-from mlx_chandra.models.linux_blas import use_openblas
+from mlx_chandra.models.cpu import use_openblas
 
 _WARM_UP_TOKENS = 8
 

@@ -24,7 +24,7 @@ from mlx_chandra.engine.responses import (
     PromptResponse,
 )
 from mlx_chandra.engine.sampler import GREEDY, Sampling
-from mlx_chandra.errors import MlxChandraError, PageError
+from mlx_chandra.errors import PageError
 from mlx_chandra.processing.prompt import ModelFamily
 
 if TYPE_CHECKING:

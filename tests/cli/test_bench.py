@@ -24,8 +24,8 @@ from mlx_chandra.cli.bench_report import (
 )
 from mlx_chandra.cli.main import main
 from mlx_chandra.engine.device import Device, Host
-from mlx_chandra.engine.timing import ModelFacts
 from mlx_chandra.engine.measure import Point, Prefill, Skipped
+from mlx_chandra.engine.timing import ModelFacts
 from mlx_chandra.models.backend import BackendName
 from tests.cli.program import environment, popen
 

@@ -63,13 +63,6 @@ def model_ahead(checkpoint: Path) -> Qwen3VL:
 
 
 @pytest.fixture(scope="session")
-def model_beside(checkpoint: Path) -> Qwen3VL:
-    """Of which steps are sent off from a thread of their own."""
-    backend = replace(ahead(current_backend()), launch_thread=True, layer_by_layer=False, panels=False)
-    return load_model(checkpoint, backend=backend)
-
-
-@pytest.fixture(scope="session")
 def model_as_on_cuda(checkpoint: Path) -> Qwen3VL:
     return load_model(checkpoint, backend=replace(backend_of(BackendName.CUDA), name=BackendName.CPU))
 

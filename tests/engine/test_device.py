@@ -70,11 +70,24 @@ def test_a_mac_that_computes_on_its_cpu_has_half_its_memory_for_that() -> None:
     assert (found.name, found.memory, found.working_set) == ("Apple M1 Max", 32 * GIB, 16 * GIB)
 
 
-def test_a_cuda_card_has_its_own_memory_and_no_limit_on_one_array() -> None:
+def test_a_cuda_card_computes_in_what_is_free_of_its_memory_and_has_no_limit_on_one_array() -> None:
     found = device_facts(BackendName.CUDA, H200, LINUX)
     assert found == Device(
-        BackendName.CUDA, "NVIDIA H200", "sm_90", 150_754_820_096, 150_754_820_096, None, LINUX
+        BackendName.CUDA, "NVIDIA H200", "sm_90", 150_754_820_096, 149_000_000_000, None, LINUX
     )
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "usable"), [(60, 0, 60), (60, 17, 77), (60, 100, 140), (None, 0, 140)]
+)
+def test_what_others_have_of_a_card_is_not_planned_with_but_what_mlx_holds_is(
+    free: int | None, held: int, usable: int
+) -> None:
+    info: dict[str, str | int] = {"total_memory": 140 * GIB}
+    if free is not None:
+        info["free_memory"] = free * GIB
+    found = device_facts(BackendName.CUDA, info, LINUX, held=held * GIB)
+    assert (found.memory, found.working_set) == (140 * GIB, usable * GIB)
 
 
 def test_a_cpu_computes_in_half_the_ram() -> None:

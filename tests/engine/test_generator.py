@@ -4,7 +4,6 @@ import io
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,21 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_chandra.engine import passes
 from mlx_chandra.engine.generator import BatchGenerator
-from mlx_chandra.engine.lane import SameThread
-from mlx_chandra.engine.passes import Passes
+from mlx_chandra.engine.request import AnswerLengths, Request
 from mlx_chandra.engine.responses import FinishReason, GenerationResponse
+from mlx_chandra.engine.runner import Runner
 from mlx_chandra.engine.sampler import Sampling
-from mlx_chandra.engine.work import AnswerLengths, PageInWork
 from mlx_chandra.errors import PageError
-from mlx_chandra.models import load_model
-from mlx_chandra.models.backend import DecodeAttention, current_backend
+from mlx_chandra.models import cpu, cuda, load_model
+from mlx_chandra.models.attention import PLAIN, AttentionForm
+from mlx_chandra.models.backend import current_backend
 from mlx_chandra.models.qwen3_vl import Decoded, Qwen3VL
 from mlx_chandra.processing.processor import PageInputs
 from tests.engine.conftest import alone, run
 from tests.fakes import StopsAt
 
+FORMS = {"plain": PLAIN, "cpu": cpu.ATTENTION, "cuda": cuda.rounded_form(64)}
 LIMITS = [1 + (7 * i) % 40 for i in range(32)]
 
 
@@ -45,32 +44,31 @@ def generator(model: Qwen3VL, slots: int, **settings: object) -> BatchGenerator:
     )
 
 
-@pytest.mark.parametrize(
-    ("form", "decode_ahead"), list(product(DecodeAttention, (False, True))), ids=lambda value: str(value)
-)
+@pytest.mark.parametrize("decode_ahead", [False, True])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_a_page_alone_and_in_a_crowd_has_the_same_tokens_in_every_form_of_attention(
     checkpoint: Path,
     pages: list[PageInputs],
     texts_alone: list[list[int]],
-    form: DecodeAttention,
+    form: AttentionForm,
     decode_ahead: bool,
 ) -> None:
-    backend = replace(current_backend(), decode_attention=form, decode_ahead=decode_ahead)
+    backend = replace(current_backend(), attention=form, decode_ahead=decode_ahead)
     crowd = generator(load_model(checkpoint, backend=backend), 7)
     uids = crowd.insert(pages, LIMITS)
     tokens = run(crowd)
     assert [tokens[uid] for uid in uids] == texts_alone
 
 
-@pytest.mark.parametrize("shelf_rows", [1, 3])
-def test_compiled_steps_over_several_shelves_give_the_tokens_that_pages_have_alone(
-    checkpoint: Path, pages: list[PageInputs], texts_alone: list[list[int]], shelf_rows: int
+@pytest.mark.parametrize("size", [1, 3])
+def test_compiled_steps_over_several_buckets_give_the_tokens_that_pages_have_alone(
+    checkpoint: Path, pages: list[PageInputs], texts_alone: list[list[int]], size: int
 ) -> None:
     backend = replace(
         current_backend(),
-        decode_attention=DecodeAttention.PRODUCTS,
+        attention=cuda.rounded_form(64),
         decode_ahead=True,
-        shelf_rows=(shelf_rows,),
+        bucket_slots=(size,),
         shared_shapes=True,
         fused_layers=True,
     )
@@ -89,7 +87,7 @@ def test_all_32_pages_at_once_have_the_tokens_that_they_have_alone(
     assert [tokens[uid] for uid in uids] == texts_alone
 
 
-@pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_beside"])
+@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
 def test_pages_that_join_at_different_times_keep_their_tokens(
     request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs], texts_alone: list[list[int]]
 ) -> None:
@@ -105,7 +103,7 @@ def test_pages_that_join_at_different_times_keep_their_tokens(
     assert [tokens[uids[place]] for place in range(len(pages))] == texts_alone
 
 
-@pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_beside"])
+@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
 def test_removing_pages_in_the_middle_disturbs_nobody(
     request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs], texts_alone: list[list[int]]
 ) -> None:
@@ -162,7 +160,7 @@ def ends(crowd: BatchGenerator) -> dict[int, GenerationResponse]:
     return last
 
 
-@pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_beside"])
+@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
 def test_a_page_ends_at_its_stop_token_or_its_limit_and_says_which(
     request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs], texts_alone: list[list[int]]
 ) -> None:
@@ -246,7 +244,7 @@ def test_a_sampler_of_the_callers_own_chooses_all_tokens(model: Qwen3VL, pages: 
     assert all(len(tokens[uid]) == 5 for uid in uids)
 
 
-def test_a_page_in_circles_is_stopped_unless_that_is_turned_off(
+def test_a_page_that_repeats_itself_is_stopped_unless_that_is_turned_off(
     model: Qwen3VL, pages: list[PageInputs]
 ) -> None:
     def always_seven(logits: mx.array) -> mx.array:
@@ -272,7 +270,7 @@ def test_a_page_in_circles_is_stopped_unless_that_is_turned_off(
 def test_a_page_whose_numbers_overflow_ends_in_an_error_and_harms_no_other_before_or_after_it(
     checkpoint: Path, pages: list[PageInputs], texts_alone: list[list[int]], decode_ahead: bool
 ) -> None:
-    backend = replace(current_backend(), decode_attention=DecodeAttention.PRODUCTS, decode_ahead=decode_ahead)
+    backend = replace(current_backend(), attention=FORMS["cuda"], decode_ahead=decode_ahead)
     model = load_model(checkpoint, dtype=mx.float16, backend=backend)
     expected = [alone(model, page, 12) for page in pages[:4]]
     broken = replace(pages[1], image=replace(pages[1].image, shift=np.full(3, np.inf, np.float32)))
@@ -308,7 +306,7 @@ def test_stats_count_every_token_and_page(
 def test_pages_that_outgrow_the_planned_memory_are_sent_back_and_go_on_where_they_were(
     checkpoint: Path, pages: list[PageInputs], decode_ahead: bool
 ) -> None:
-    backend = replace(current_backend(), decode_ahead=decode_ahead, shelf_rows=(1,))
+    backend = replace(current_backend(), decode_ahead=decode_ahead, bucket_slots=(1,))
     model = load_model(checkpoint, backend=backend)
     expected = [alone(model, page, 330) for page in pages[:5]]
     crowd = generator(model, 5, cache_tokens=5 * 256)  # room for five short pages, or for two longer ones
@@ -323,28 +321,28 @@ def test_pages_that_outgrow_the_planned_memory_are_sent_back_and_go_on_where_the
     assert crowd.stats().prompt_tokens == sum(len(page.token_ids) for page in pages[:5])  # each counted once
 
 
-@pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_beside"])
-def test_a_page_that_is_done_is_kept_by_nobody(
+@pytest.mark.parametrize("fixture", ["model", "model_ahead"])
+def test_a_finished_page_is_kept_by_nobody(
     request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs]
 ) -> None:
     crowd = generator(request.getfixturevalue(fixture), 3)
     crowd.insert(pages, LIMITS)
-    everyone = [weakref.ref(page) for page in crowd._pages.values()]
-    while len(crowd._pages) > 2:
+    everyone = [weakref.ref(request) for request in crowd._requests.values()]
+    while len(crowd._requests) > 2:
         crowd.next()
     crowd.next()
-    assert sum(page() is not None for page in everyone) <= 3
+    assert sum(request() is not None for request in everyone) <= 3
     crowd.close()
 
 
 def test_no_more_pages_are_admitted_than_the_planned_memory_lets_grow(
     checkpoint: Path, pages: list[PageInputs]
 ) -> None:
-    model = load_model(checkpoint, backend=replace(current_backend(), shelf_rows=(8,)))
+    model = load_model(checkpoint, backend=replace(current_backend(), bucket_slots=(8,)))
     crowd = generator(model, 16, cache_tokens=8 * 1280)
     crowd.insert(pages[:16], 20)
     crowd.next()
-    assert crowd.cache.active == 8  # with answers of 1,024 tokens, one shelf is all that fits
+    assert crowd.cache.active == 8  # with answers of 1,024 tokens, one bucket is all that fits
     assert (crowd.slots, crowd.waiting) == (16, 8)
     crowd.close()
 
@@ -378,7 +376,7 @@ def test_a_failed_allocation_halves_the_slots_and_loses_no_page_and_no_token(
 ) -> None:
     model = load_model(checkpoint, backend=replace(current_backend(), decode_ahead=decode_ahead))
     shortage = Shortage(lambda number: number in (2, 5))
-    monkeypatch.setattr(Passes, call, shortage.around(getattr(Passes, call)))
+    monkeypatch.setattr(Runner, call, shortage.around(getattr(Runner, call)))
     crowd = generator(model, 12)
     uids = crowd.insert(pages, LIMITS)
     tokens = run(crowd)
@@ -393,14 +391,14 @@ def test_a_page_that_does_not_even_fit_alone_ends_in_an_error_and_the_others_go_
     pages: list[PageInputs],
     texts_alone: list[list[int]],
 ) -> None:
-    original = Passes.prefill
+    original = Runner.prefill
 
-    def prefill(passes: Passes, chosen: list[PageInWork]) -> None:
+    def prefill(runner: Runner, chosen: list[Request]) -> None:
         if any(page.inputs is pages[2] for page in chosen):
             raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008)")
-        original(passes, chosen)
+        original(runner, chosen)
 
-    monkeypatch.setattr(Passes, "prefill", prefill)
+    monkeypatch.setattr(Runner, "prefill", prefill)
     crowd = generator(model, 4)
     uids = crowd.insert(pages[:6], LIMITS[:6])
     tokens: dict[int, list[int]] = {uid: [] for uid in uids}
@@ -420,14 +418,63 @@ def test_a_page_that_does_not_even_fit_alone_ends_in_an_error_and_the_others_go_
 def test_errors_that_have_nothing_to_do_with_memory_are_not_swallowed(
     monkeypatch: pytest.MonkeyPatch, model: Qwen3VL, pages: list[PageInputs]
 ) -> None:
-    def broken(passes: Passes, chosen: list[PageInWork]) -> None:
+    def broken(runner: Runner, chosen: list[Request]) -> None:
         raise RuntimeError("[matmul] shapes don't fit")
 
-    monkeypatch.setattr(Passes, "prefill", broken)
+    monkeypatch.setattr(Runner, "prefill", broken)
     crowd = generator(model, 4)
     crowd.insert(pages[:2], 4)
     with pytest.raises(RuntimeError, match="matmul"):
         crowd.next()
+
+
+@pytest.mark.parametrize("call", ["async_eval", "eval"])
+@pytest.mark.parametrize("fixture", ["model_ahead", "model_as_on_cuda"])
+def test_after_a_failure_between_launch_and_read_a_generator_that_was_reset_reads_as_before(
+    request: pytest.FixtureRequest, fixture: str, call: str, pages: list[PageInputs]
+) -> None:
+    model = request.getfixturevalue(fixture)
+    expected = [alone(model, page, 20) for page in pages[:3]]
+    crowd = generator(model, 3)
+    crowd.insert(pages[3:9], 30)
+    for _ in range(4):
+        crowd.next()
+    original = getattr(mx, call)
+
+    def fails(*arrays: object) -> None:
+        raise RuntimeError("[METAL] Command buffer execution failed: Caused GPU Hang Error")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mx, call, fails)
+        with pytest.raises(RuntimeError, match="GPU Hang"):
+            crowd.next()
+        crowd.reset()  # while the device still says so
+    assert getattr(mx, call) is original
+    assert not crowd.has_work
+    assert (crowd.cache.active, crowd.cache.allocated, crowd.waiting) == (0, 0, 0)
+    crowd.check()
+    uids = crowd.insert(pages[:3], 20)
+    tokens = run(crowd)
+    assert [tokens[uid] for uid in uids] == expected
+
+
+def test_errors_that_come_late_and_more_than_once_halve_the_slots_only_once(
+    monkeypatch: pytest.MonkeyPatch, model_ahead: Qwen3VL, pages: list[PageInputs]
+) -> None:
+    errors = [RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")] * 3
+
+    def late() -> None:
+        """What was launched after the failure fails too, and says so to whoever waits."""
+        if errors:
+            raise errors.pop()
+
+    original = Runner.step
+    monkeypatch.setattr(mx, "synchronize", lambda: errors.clear())
+    monkeypatch.setattr(Runner, "step", lambda runner: (late(), original(runner))[1])
+    crowd = generator(model_ahead, 4)
+    crowd.insert(pages[:4], 9)
+    run(crowd)
+    assert crowd.slots == 2
 
 
 @pytest.mark.parametrize("fixture", ["model", "model_ahead", "model_as_on_cuda"])
@@ -440,7 +487,7 @@ def test_decode_steps_write_the_cache_in_place(
     crowd.insert(pages[:6], 60)
     while crowd.stats().steps < 3:
         crowd.next()
-    cache = crowd.cache.arrays(range(model.config.text.num_hidden_layers))
+    cache = crowd.cache.cache.arrays(range(model.config.text.num_hidden_layers))
     size, layer = sum(array.nbytes for array in cache), cache[0].nbytes
     del cache
     mx.reset_peak_memory()
@@ -463,7 +510,6 @@ def test_the_host_says_where_tokens_are_only_where_pages_have_come_or_moved(
         return original(model, token_ids, *others)
 
     monkeypatch.setattr(Qwen3VL, "decode", decode)
-    monkeypatch.setattr(passes, "lane_for", lambda other_thread: SameThread())  # to look at graphs unhurried
     crowd = generator(model_as_on_cuda, 11)  # a step has 16 rows
     crowd.insert(pages[:11], [60, 9, 60, 60, 20, 60, 60, 60, 60, 31, 60])  # three holes
     run(crowd)
@@ -471,7 +517,7 @@ def test_the_host_says_where_tokens_are_only_where_pages_have_come_or_moved(
     assert ["Gather" in graph for graph in graphs].count(True) <= 1
 
 
-def test_after_close_there_is_no_work_and_no_row_in_use(
+def test_after_close_there_is_no_work_and_no_slot_in_use(
     model_ahead: Qwen3VL, pages: list[PageInputs]
 ) -> None:
     crowd = generator(model_ahead, 3)

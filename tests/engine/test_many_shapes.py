@@ -10,7 +10,8 @@ from PIL import Image
 
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.models import load_model
-from mlx_chandra.models.backend import BackendName, PrefillForm, backend_of
+from mlx_chandra.models.backend import BackendName, backend_of
+from mlx_chandra.models.cuda import rounded_form
 from mlx_chandra.processing.processor import PageInputs, Processor
 from tests.engine.conftest import alone, run
 from tests.fakes import StopsAt
@@ -35,8 +36,8 @@ def test_600_shapes_of_pages_need_few_shapes_of_attention_and_change_no_text(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Path, processor: Processor
 ) -> None:
     cuda = backend_of(BackendName.CUDA)
-    assert cuda.prefill.multiple
-    backend = replace(cuda, name=BackendName.CPU, prefill=PrefillForm(multiple=64))  # these pages are small
+    assert cuda.attention.multiple
+    backend = replace(cuda, name=BackendName.CPU, attention=rounded_form(64))  # these pages are small
     model = load_model(checkpoint, mx.float32, backend)
     pages = pages_of_600_shapes(processor)
     some = [alone(model, page, 3) for page in pages[::120]]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mlx_chandra.errors import MeasurementError
 from mlx_chandra.engine.measure import (
     Finding,
     Point,
@@ -16,6 +15,7 @@ from mlx_chandra.engine.measure import (
     pages_per_second,
     recommended,
 )
+from mlx_chandra.errors import MeasurementError
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from mlx_chandra.engine import memory
 from mlx_chandra.engine.batch import load
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.memory import (
-    MOST_SLOTS,
+    WIRED_SWITCH,
     Demand,
     device_memory,
     limit_kept_buffers,
     plan,
     require_room,
     require_room_here,
+    wired_working_set,
 )
 from mlx_chandra.errors import CheckpointError, ModelTooLargeError
 from mlx_chandra.models import load_model
@@ -165,7 +166,7 @@ def test_no_more_slots_are_planned_than_make_the_backend_quicker() -> None:
 
 def test_cards_get_as_many_slots_as_their_memory_holds_and_make_them_quicker() -> None:
     slots = [
-        plan(card, BITS_16, MOST_SLOTS[BackendName.CUDA]).slots
+        plan(card, BITS_16, backend_of(BackendName.CUDA).most_slots).slots
         for card in (24 * GB, 80 * GB, 150_754_820_096)
     ]
     assert slots == [5, 141, 256]
@@ -193,9 +194,10 @@ def test_mlx_keeps_the_backends_share_of_the_memory_at_most_and_less_where_that_
     kept_limit: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "device_memory", lambda name: 80 * GB)
-    for name in (BackendName.CPU, BackendName.METAL):
-        limit_kept_buffers(backend_of(name))
+    limit_kept_buffers(backend_of(BackendName.CPU))
     assert kept_limit() == 1000 * GB
+    limit_kept_buffers(backend_of(BackendName.METAL))
+    assert kept_limit() == 10 * GB
     limit_kept_buffers(backend_of(BackendName.CUDA))
     assert kept_limit() == 5 * GB
     mx.set_cache_limit(1 * GB)
@@ -210,3 +212,51 @@ def test_a_generator_sets_the_limit_of_its_models_backend(
     assert share
     BatchGenerator(model_as_on_cuda, processor).close()
     assert kept_limit() == int(share * device_memory(BackendName.CPU))
+
+
+@pytest.fixture
+def wired(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pretends to be MLX on a Mac: the wired limits that were set, the first one before all."""
+    limits = [7]
+
+    def set_wired_limit(limit: int) -> int:
+        limits.append(limit)
+        return limits[-2]
+
+    monkeypatch.delenv(WIRED_SWITCH, raising=False)
+    monkeypatch.setattr(mx, "set_wired_limit", set_wired_limit)
+    monkeypatch.setattr(memory, "device_memory", lambda name: 11 * GB)
+    return limits
+
+
+def test_memory_is_wired_up_to_the_working_set_and_given_back_when_the_last_one_closes(
+    wired: list[int],
+) -> None:
+    metal = backend_of(BackendName.METAL)
+    first, second = wired_working_set(metal), wired_working_set(metal)
+    first.__enter__()
+    second.__enter__()
+    assert wired[-1] == 11 * GB
+    first.__exit__(None, None, None)
+    assert wired[-1] == 11 * GB
+    second.__exit__(None, None, None)
+    assert wired[-1] == 7
+
+
+@pytest.mark.parametrize(("name", "switch"), [("cpu", "1"), ("cuda", "1"), ("metal", "0")])
+def test_nothing_is_wired_off_a_mac_or_where_the_user_has_said_so(
+    monkeypatch: pytest.MonkeyPatch, wired: list[int], name: str, switch: str
+) -> None:
+    monkeypatch.setenv(WIRED_SWITCH, switch)
+    with wired_working_set(backend_of(BackendName(name))):
+        assert wired == [7]
+
+
+def test_a_generator_on_a_mac_wires_memory_until_it_is_closed(
+    wired: list[int], checkpoint: Path, processor: Processor
+) -> None:
+    crowd = BatchGenerator(load_model(checkpoint, backend=backend_of(BackendName.METAL)), processor)
+    assert wired[-1] == 11 * GB
+    crowd.close()
+    crowd.close()
+    assert wired[-1] == 7

@@ -24,7 +24,7 @@ from mlx_chandra.engine.handles import (
     Retried,
     Tokens,
 )
-from mlx_chandra.engine.repeats import MINIMUM_SPAN
+from mlx_chandra.engine.repetition import MINIMUM_SPAN
 from mlx_chandra.engine.retries import Answer as Kept
 from mlx_chandra.engine.retries import Retries, retry_sampling, seed_of
 from mlx_chandra.engine.sampler import Sampling

@@ -10,9 +10,9 @@ import pytest
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.timing import FEWEST_STEPS, MOST_STEPS, WARM_UP, EngineTimer, model_facts
 from mlx_chandra.errors import MeasurementError, UsageError
-from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.inputs import Page
 from mlx_chandra.models.qwen3_vl import Qwen3VL
+from mlx_chandra.models.slots import Slots
 from mlx_chandra.processing.processor import PageInputs
 from tests.fakes import StopsAt
 
@@ -44,14 +44,14 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The lengths of the pages in each decode step."""
     found: list[tuple[int, ...]] = []
-    step = KeyValueCache.step
+    step = Slots.step
 
-    def noted(self: "KeyValueCache[object]") -> object:
+    def noted(self: "Slots[object]") -> object:
         attention = step(self)
         found.append(self.lengths)
         return attention
 
-    monkeypatch.setattr(KeyValueCache, "step", noted)
+    monkeypatch.setattr(Slots, "step", noted)
     return found
 
 

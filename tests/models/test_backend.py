@@ -1,14 +1,13 @@
 """What the program does differently from machine to machine, without having all the machines."""
 
 import os
-from dataclasses import replace
 from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
 
 from mlx_chandra.models import backend
-from mlx_chandra.models.backend import BackendName, backend_of, current_backend
+from mlx_chandra.models.backend import BackendName, current_backend
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, device: mx.DeviceType, metal: bool) -> None:
@@ -71,10 +70,3 @@ def test_on_cuda_mlx_is_told_to_go_on_with_many_shapes_unless_the_user_has_said_
     current_backend()
     assert os.environ["MLX_USE_CUDA_GRAPHS"] == "1"
     assert os.environ["MLX_ENABLE_CACHE_THRASHING_CHECK"] == "0"
-
-
-def test_choices_that_would_have_two_threads_compute_at_once_are_refused() -> None:
-    cpu = backend_of(BackendName.CPU)
-    with pytest.raises(ValueError, match="exclude each other"):
-        replace(cpu, launch_thread=True)
-    assert replace(cpu, launch_thread=True, layer_by_layer=False).launch_thread

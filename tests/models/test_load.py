@@ -14,6 +14,7 @@ from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models import load_model
 from mlx_chandra.models.backend import BackendName, backend_of, current_backend
 from mlx_chandra.models.load import DTYPES, loaded_bytes
+from mlx_chandra.models.names import Layout, checkpoint_name, our_name
 from tests.checkpoints import (
     QUANTIZABLE,
     Array,
@@ -29,7 +30,7 @@ from tests.models.parts import edit_json, page_logits, small_page
 TIED = CheckpointShape()
 UNTIED = replace(TIED, tied=False, deepstack=(1,))
 GPU = backend_of(BackendName.METAL)
-LAYERS_AS_STORED = replace(current_backend(), fused_layers=False, panels=False)
+LAYERS_AS_STORED = replace(current_backend(), fused_layers=False)
 NORM = "model.language_model.norm.weight"
 
 
@@ -82,16 +83,13 @@ def test_every_tensor_of_a_model_matters_so_that_equal_logits_mean_equal_weights
     np.testing.assert_array_equal(page_logits(model), before)
 
 
-def test_weights_that_are_turned_in_memory_are_the_same_weights(checkpoint: Path) -> None:
-    plain = dict(tree_flatten(load_model(checkpoint, mx.float32, GPU).parameters()))
-    turned = dict(
-        tree_flatten(load_model(checkpoint, mx.float32, replace(GPU, turned_weights=True)).parameters())
-    )
-    assert plain.keys() == turned.keys()
-    assert all(mx.array_equal(plain[name], turned[name]) for name in plain)
-    name = "language_model.layers.0.mlp.up_proj.weight"
-    assert np.asarray(plain[name]).flags.c_contiguous
-    assert np.asarray(turned[name]).flags.f_contiguous
+@pytest.mark.parametrize("layout", Layout)
+def test_names_map_to_a_checkpoint_and_back(checkpoint: Path, layout: Layout) -> None:
+    for name, _ in tree_flatten(load_model(checkpoint, backend=LAYERS_AS_STORED).parameters()):
+        stored = checkpoint_name(name, layout)
+        assert our_name(stored) == name
+    assert checkpoint_name("lm_head.weight", Layout.MLX) == "language_model.lm_head.weight"
+    assert checkpoint_name("visual.norm", Layout.HUGGING_FACE) == "model.visual.norm"
 
 
 def test_the_patch_embedding_is_recognised_by_its_shape_in_either_order(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from mlx_chandra.models import load_model
-from mlx_chandra.models.backend import Backend, BackendName, PrefillForm, backend_of, current_backend
+from mlx_chandra.models.backend import Backend, BackendName, backend_of, current_backend
+from mlx_chandra.models.cuda import rounded_form
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import PageInputs, Processor
 from tests.checkpoints import random_weights, write_huggingface_checkpoint
@@ -55,15 +56,15 @@ def here() -> Backend:
 
 
 def as_on_a_mac() -> Backend:
-    return replace(backend_of(BackendName.METAL), name=BackendName.CPU, shelf_rows=(1, 2))
+    return replace(backend_of(BackendName.METAL), name=BackendName.CPU, bucket_slots=(1, 2))
 
 
 def as_on_cuda() -> Backend:
     return replace(
         backend_of(BackendName.CUDA),
         name=BackendName.CPU,
-        shelf_rows=(2,),
-        prefill=PrefillForm(multiple=64),
+        bucket_slots=(2,),
+        attention=rounded_form(64),
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.engines.base import EngineName, Setup
 from mlx_chandra.demo import checkpoint_folder
-from mlx_chandra.reading.batch import batch_generate, load
 from mlx_chandra.engine.responses import FinishReason
+from mlx_chandra.reading.batch import batch_generate, load
 
 pytestmark = pytest.mark.parity
 

@@ -1,7 +1,7 @@
-"""What this machine is: MLX's words and the system's, in one form for every backend.
+"""Describes this machine, in one form for every backend.
 
-`device_facts` is a pure function over what they say; `this_device` is the one place that asks them. How many
-pages fit is `engine/memory.py`'s business.
+`device_facts` is a pure function over what MLX and the system say; `this_device` is the one place that asks
+them. How many pages fit is planned in `engine/memory.py`.
 """
 
 import os
@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_chandra.models.backend import BackendName
 
-_SHARE_WITHOUT_A_WORD = 2 / 3  # of a Mac's memory: what Metal recommends on the small ones
+_DEFAULT_SHARE = 2 / 3  # of a Mac's memory: what Metal recommends on the small ones
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Device:
         architecture: As MLX names it: "applegpu_g13s", "sm_90", "x86_64".
         memory: All there is: a Mac's unified memory, the card's own, or the RAM.
         working_set: What computing may take of it: Metal's recommendation (which `iogpu.wired_limit_mb`
-            changes), the card's whole memory, or half the RAM.
+            changes), what is free of the card or in MLX's hands already, or half the RAM.
         largest_buffer: The largest single array, where the backend has such a limit.
     """
 
@@ -47,21 +47,24 @@ class Device:
     host: Host
 
 
-def device_facts(backend: BackendName, info: Mapping[str, str | int], host: Host) -> Device:
-    """One machine's facts.
+def device_facts(backend: BackendName, info: Mapping[str, str | int], host: Host, held: int = 0) -> Device:
+    """Return one machine's facts.
 
     Args:
         backend: Which of MLX's backends computes.
         info: From `mx.device_info()`. Its keys differ: Metal has memory_size,
-            max_recommended_working_set_size and max_buffer_length, CUDA total_memory, the CPU only names.
+            max_recommended_working_set_size and max_buffer_length, CUDA total_memory and free_memory, the CPU
+            only names.
         host: From the system.
+        held: Bytes that MLX holds.
     """
     memory, working_set = host.memory, host.memory // 2
     if backend is BackendName.METAL:
         memory = _size(info, "memory_size") or host.memory
-        working_set = _size(info, "max_recommended_working_set_size") or int(memory * _SHARE_WITHOUT_A_WORD)
+        working_set = _size(info, "max_recommended_working_set_size") or int(memory * _DEFAULT_SHARE)
     elif backend is BackendName.CUDA:
-        memory = working_set = _size(info, "total_memory") or host.memory // 2
+        memory = _size(info, "total_memory") or host.memory // 2
+        working_set = min(memory, (_size(info, "free_memory") or memory) + held)
     architecture = str(info.get("architecture") or "unknown")
     return Device(
         backend=backend,
@@ -75,12 +78,13 @@ def device_facts(backend: BackendName, info: Mapping[str, str | int], host: Host
 
 
 def this_device(backend: BackendName) -> Device:
-    """The facts of the machine that this runs on."""
-    return device_facts(backend, mx.device_info(), _this_host())
+    """Return the facts of the machine that this runs on."""
+    held = mx.get_active_memory() + mx.get_cache_memory()
+    return device_facts(backend, mx.device_info(), _this_host(), held)
 
 
 def _size(info: Mapping[str, str | int], key: str) -> int:
-    """Bytes, or 0 where there is no such key."""
+    """Return bytes, or 0 where there is no such key."""
     value = info.get(key)
     return value if isinstance(value, int) else 0
 

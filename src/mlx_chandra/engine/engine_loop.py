@@ -12,7 +12,13 @@ from typing import Protocol
 from PIL import Image
 
 from mlx_chandra.engine.handles import Cancelled, Finished, Handle, Prefilled, RequestOptions, Retried, Tokens
-from mlx_chandra.engine.repeats import CHECK_EVERY, CHECK_TEXT_EVERY, MINIMUM_SPAN, is_one_piece, is_repeating
+from mlx_chandra.engine.repetition import (
+    CHECK_EVERY,
+    CHECK_TEXT_EVERY,
+    MINIMUM_SPAN,
+    is_repeated_text,
+    is_repeating,
+)
 from mlx_chandra.engine.responses import FinishReason, GenerationResponse, GeneratorStats, PromptResponse
 from mlx_chandra.engine.retries import Answer, Attempt, retry_sampling, seed_of
 from mlx_chandra.engine.sampler import GREEDY, Sampling
@@ -213,7 +219,7 @@ class Engine:
         if len(tokens) % CHECK_TEXT_EVERY:
             return False
         try:
-            return is_one_piece(self._processor.decode(tokens[-MINIMUM_SPAN:]))
+            return is_repeated_text(self._processor.decode(tokens[-MINIMUM_SPAN:]))
         except Exception:
             return False  # shows at the page's end, and is its error
 

@@ -4,20 +4,27 @@ Each call of `next()` launches one pass over the model and reads the tokens of t
 backend overlaps the two): prompts while pages wait and there is room, else a decode step of all pages in
 work. A page's greedy text does not depend on who its neighbours are or when they come and go.
 
-A page may lose its row: where the pages in work grow beyond the memory that was planned, the youngest one
-goes back to the front of the queue; where an allocation fails, all do, and from then on there are half as
-many slots. Its prompt and the tokens known so far are prefilled again later, and it goes on where it was.
+A page may be preempted: where the pages in work grow beyond the memory that was planned, the youngest one
+loses its slot and goes to the front of the queue; where an allocation fails, all do, and from then on there
+are half as many slots. Its prompt and the tokens so far are prefilled again later, and it goes on.
 """
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_chandra.engine.memory import Demand, Plan, limit_kept_buffers, plan_for_this_machine
-from mlx_chandra.engine.passes import Known, Passes
-from mlx_chandra.engine.repeats import CHECK_EVERY, is_repeating
+from mlx_chandra.engine.memory import (
+    Demand,
+    Plan,
+    limit_kept_buffers,
+    plan_for_this_machine,
+    wired_working_set,
+)
+from mlx_chandra.engine.repetition import CHECK_EVERY, is_repeating
+from mlx_chandra.engine.request import AnswerLengths, Request
 from mlx_chandra.engine.responses import (
     OUT_OF_MEMORY,
     OVERFLOW,
@@ -26,14 +33,14 @@ from mlx_chandra.engine.responses import (
     GeneratorStats,
     PromptResponse,
 )
+from mlx_chandra.engine.runner import NewTokens, Runner
 from mlx_chandra.engine.sampler import GREEDY, NOT_A_TOKEN, Sampler, Sampling
-from mlx_chandra.engine.scheduler import Scheduler, Waiting
-from mlx_chandra.engine.work import AnswerLengths, PageInWork
+from mlx_chandra.engine.scheduler import Scheduler
 from mlx_chandra.errors import PageError
 from mlx_chandra.models.backend import is_out_of_memory
-from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.inputs import Page
 from mlx_chandra.models.qwen3_vl import Qwen3VL
+from mlx_chandra.models.slots import Slots
 
 DEFAULT_MAX_TOKENS = 8192
 
@@ -59,7 +66,7 @@ class BatchGenerator:
         prefill_batch_size: Prompts in one prefill pass, at most.
         max_context: Tokens of prompt and answer together that a slot can hold; the model's limit by default.
         cache_tokens: Tokens that the cache may hold room for; what fits the machine by default.
-        stop_on_repetition: Whether a page that goes in circles is stopped (see `engine/repeats.py`).
+        stop_on_repetition: Whether a page that repeats itself is stopped (see `engine/repetition.py`).
     """
 
     def __init__(
@@ -81,16 +88,18 @@ class BatchGenerator:
         self._stop_on_repetition = stop_on_repetition
         plan = self._plan(completion_batch_size)
         limit_kept_buffers(model.backend)
+        self._wired = ExitStack()
+        self._wired.enter_context(wired_working_set(model.backend))
         self.slots, self.cache_tokens = plan.slots, cache_tokens or plan.cache_tokens
         self._max_context = max_context or model.config.text.max_position_embeddings
-        self._passes = Passes(model, sampler, self.slots, self._max_context)
-        self._scheduler = Scheduler(prefill_batch_size, model.backend.prefill_tokens)
-        self._pages: dict[int, PageInWork] = {}  # all that are not done, by uid
+        self._runner = Runner(model, sampler, self.slots, self._max_context)
+        self._scheduler: Scheduler[Request] = Scheduler(prefill_batch_size, model.backend.prefill_tokens)
+        self._requests: dict[int, Request] = {}  # all that are not finished, by uid
         self._prompts: list[PromptResponse] = []  # to be given out by next()
         self._tokens: list[GenerationResponse] = []
         self._uids = 0
         self._prompt_tokens = self._generation_tokens = 0
-        self._waiting_steps = self._waiting_rows = 0  # steps while pages waited, and the rows in them
+        self._waiting_steps = self._waiting_rows = 0  # steps while pages waited, and the pages in them
         self._prompt_time = self._generation_time = 0.0
         self._answers = AnswerLengths()
 
@@ -99,18 +108,17 @@ class BatchGenerator:
             raise ValueError("completion_batch_size must be at least 1")
         if not isinstance(asked, int) and asked != "auto":
             raise ValueError(f'completion_batch_size must be a number or "auto", not {asked!r}')
-        per_token = KeyValueCache.bytes_per_token(self.model.config.text, self.model.dtype)
-        plan = plan_for_this_machine(Demand(self.model.nbytes, per_token))
+        plan = plan_for_this_machine(Demand(self.model.nbytes, self.model.cache_bytes_per_token))
         return Plan(asked, plan.cache_tokens) if isinstance(asked, int) else plan
 
     @property
-    def cache(self) -> KeyValueCache[PageInWork]:
-        """Keys and values of the pages in work."""
-        return self._passes.cache
+    def cache(self) -> Slots[Request]:
+        """The slots of the pages in work."""
+        return self._runner.slots
 
     @property
     def has_work(self) -> bool:
-        return bool(self._pages or self._prompts or self._tokens)
+        return bool(self._requests or self._prompts or self._tokens)
 
     @property
     def waiting(self) -> int:
@@ -158,33 +166,35 @@ class BatchGenerator:
             self._prompts.append(PromptResponse(uid, length, error))
             return uid
         # a token's keys and values are stored when the next one is computed, so the last needs no room
-        page = PageInWork(uid, inputs, length, min(max_tokens, most - length + 1), sampling)
-        self._pages[uid] = page
-        self._scheduler.add([Waiting(uid, length)])
+        request = Request(uid, inputs, length, min(max_tokens, most - length + 1), sampling)
+        self._requests[uid] = request
+        self._scheduler.add([request])
         return uid
 
     def remove(self, uid: int) -> bool:
-        """Forget a page, waiting or in work; False if there is none of that uid (any more)."""
-        page = self._pages.get(uid)
-        if page is None:
+        """Forget a page, waiting or in work; return False if there is none of that uid (any more)."""
+        request = self._requests.get(uid)
+        if request is None:
             return False
-        self._scheduler.remove(uid)
-        self._finish(page)
+        self._scheduler.remove(request)
+        self._finish(request)
         return True
 
     def next(self) -> tuple[list[PromptResponse], list[GenerationResponse]]:
         """Go on by one pass: prompts as long as pages wait and there is room, else a decode step.
 
         Returns:
-            The pages that were prefilled or refused, and the tokens that became known.
+            The pages that were prefilled or refused, and the tokens that were read.
+
+        Raises:
+            RuntimeError: The device failed, not for want of memory. Call `reset` before going on.
         """
-        with self._passes.turn():
-            try:
-                self._go_on()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._pages:
-                    raise
-                self._start_again_smaller()
+        try:
+            self._go_on()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not self._requests:
+                raise
+            self._start_again_smaller()
         prompts, tokens = self._prompts, self._tokens
         self._prompts, self._tokens = [], []
         return prompts, tokens
@@ -193,7 +203,7 @@ class BatchGenerator:
         started = time.perf_counter()
         admitted = self._admit() if self.waiting and self.cache.free else []
         if admitted:
-            # The device stands still for a moment, so that the cache is updated in place (see Passes.step).
+            # The device stands still for a moment, so that the cache is updated in place (see Runner.step).
             self._read()
             self._prefill(admitted)
         else:
@@ -212,7 +222,7 @@ class BatchGenerator:
             prompt_time=self._prompt_time,
             generation_tokens=self._generation_tokens,
             generation_time=self._generation_time,
-            steps=self._passes.steps,
+            steps=self._runner.steps,
             slots=self.slots,
             active_slots=self.cache.active,
             waiting=self.waiting,
@@ -222,105 +232,119 @@ class BatchGenerator:
 
     def close(self) -> None:
         """Forget all pages; what was launched is waited for, so that nothing computes on afterwards."""
-        for uid in list(self._pages):
-            self.remove(uid)
-        self._read()
+        self.reset()
+        self._wired.close()
+
+    def reset(self) -> None:
+        """Forget all pages and their caches, also after a failure of the device; insert() works again."""
+        self._drain()
+        for request in self._requests.values():
+            request.finished, request.newest = True, None
+        self._requests.clear()
+        self._scheduler.clear()
+        self._runner.reset(self.slots)
         self._prompts.clear()
         self._tokens.clear()
+        mx.clear_cache()
 
     def check(self) -> None:
-        """Raise AssertionError if the books disagree: rows, slots, pages and launches. For tests, and when
-        idle."""
+        """Raise AssertionError if slots, requests and launches disagree. For tests, and when idle."""
         self.cache.check()
-        in_rows = self._in_rows()
-        assert len({page.uid for page in in_rows}) == len(in_rows), "a page has two rows"
-        for page, length in zip(self.cache.pages, self.cache.lengths, strict=True):
-            if page is not None:
-                assert self._pages.get(page.uid) is page, f"page {page.uid} is done but has a row"
-                assert length == page.prompt_tokens + page.launched - 1, f"page {page.uid} has lost a token"
-        unread = sum(page.launched - len(page.tokens) for page in self._pages.values())
-        on_the_way = sum(not page.done for page in self._passes.on_the_way)
-        assert unread == on_the_way, f"{unread} tokens launched but {on_the_way} on the way"
+        in_slots = self._in_slots()
+        assert len({request.uid for request in in_slots}) == len(in_slots), "a page has two slots"
+        for request, length in zip(self.cache.pages, self.cache.lengths, strict=True):
+            if request is not None:
+                uid = request.uid
+                assert self._requests.get(uid) is request, f"page {uid} is finished but has a slot"
+                assert length == request.prompt_tokens + request.launched - 1, f"page {uid} has lost a token"
+        expected = sum(request.launched - len(request.tokens) for request in self._requests.values())
+        unread = sum(not request.finished for request in self._runner.unread)
+        assert expected == unread, f"{expected} tokens launched but {unread} to be read"
 
-    def _admit(self) -> list[PageInWork]:
-        """The pages of the next prefill pass, where slots are free and memory is left for them to grow in."""
-        growing = [self._expected(page.length, page) for page in self._in_rows()]
+    def _drain(self) -> None:
+        """Wait for the device, whatever becomes of its launches. On Metal, errors come late."""
+        for wait in (self._runner.read, mx.synchronize):
+            with suppress(RuntimeError):
+                wait()
+
+    def _admit(self) -> list[Request]:
+        """Return the requests of the next prefill pass: those with a slot, and memory to grow in."""
+        growing = [self._expected(request.length, request) for request in self._in_slots()]
 
         def fits(lengths: Sequence[int]) -> bool:
             coming = [self._expected(length) for length in lengths]
             return (not growing and len(coming) == 1) or self._fits(growing + coming)
 
-        return [self._pages[uid] for uid in self._scheduler.admit(self.cache.free, fits)]
+        return self._scheduler.admit(self.cache.free, fits)
 
-    def _expected(self, length: int, page: PageInWork | None = None) -> int:
-        """The length that a page will come to, as answers go."""
-        answered = len(page.tokens) if page else 0
+    def _expected(self, length: int, request: Request | None = None) -> int:
+        """Return the length that a page will come to, as answers go."""
+        answered = len(request.tokens) if request else 0
         return min(length + max(self._answers.mean - answered, 0), self._max_context)
 
     def _fits(self, lengths: Sequence[int]) -> bool:
         return self.cache.tokens(lengths) <= self.cache_tokens
 
     def _make_room(self) -> None:
-        """Before a step: if it would grow the cache beyond its limit, send the youngest pages back."""
+        """Before a step: if it would grow the cache beyond its limit, preempt the youngest pages."""
         if not self._too_large():
             return
         self._read()
-        self.cache.settle(tightly=True)
+        self.cache.compact(tightly=True)
         while self._too_large() and self.cache.active > 1:
-            self._send_back([max(self._in_rows(), key=lambda page: page.uid)])
-            self.cache.settle(tightly=True)
+            self._preempt([max(self._in_slots(), key=lambda request: request.uid)])
+            self.cache.compact(tightly=True)
 
     def _too_large(self) -> bool:
         growth = self.cache.growth
         return growth > 0 and self.cache.allocated + growth > self.cache_tokens
 
-    def _in_rows(self) -> list[PageInWork]:
-        return [page for page in self.cache.pages if page is not None]
+    def _in_slots(self) -> list[Request]:
+        return [request for request in self.cache.pages if request is not None]
 
-    def _send_back(self, pages: Sequence[PageInWork]) -> None:
-        """Take pages' rows away; they are the first to get one again."""
-        for page in pages:
-            self.cache.remove(page)
-            page.lose_row()
-        self._scheduler.add_first([Waiting(page.uid, page.length) for page in pages])
+    def _preempt(self, requests: Sequence[Request]) -> None:
+        """Take requests' slots away; they are the first to get one again."""
+        for request in requests:
+            self.cache.remove(request)
+            request.lose_slot()
+        self._scheduler.add_first(requests)
 
     def _start_again_smaller(self) -> None:
-        """After a failed allocation, which loses what was on its way: prefill all pages in work again, and
-        have half as many at once."""
-        waiting = self._scheduler.uids
-        lost = [page for page in self._pages.values() if page.uid not in waiting]
+        """After a failed allocation, which loses what was launched: preempt all pages, halve the slots."""
+        self._drain()
+        lost = [request for request in self._requests.values() if request not in self._scheduler]
         alone = len(lost) == 1 and self.slots == 1
         self.slots = max(1, self.slots // 2)
         self.cache_tokens = max(1, self.cache_tokens // 2)
-        self._passes.reset(self.slots)
+        self._runner.reset(self.slots)
         mx.clear_cache()
         if alone:
             self._fail(lost[0])
         else:
-            self._send_back(lost)
+            self._preempt(lost)
 
-    def _fail(self, page: PageInWork) -> None:
-        """Not even alone does it fit."""
-        self._finish(page)
-        if page.announced:
-            self._tokens.append(
-                GenerationResponse(page.uid, NOT_A_TOKEN, FinishReason.ERROR, len(page.tokens), OUT_OF_MEMORY)
-            )
+    def _fail(self, request: Request) -> None:
+        """End a page that does not fit even alone."""
+        self._finish(request)
+        uid, count = request.uid, len(request.tokens)
+        if request.announced:
+            failed = GenerationResponse(uid, NOT_A_TOKEN, FinishReason.ERROR, count, OUT_OF_MEMORY)
+            self._tokens.append(failed)
         else:
-            self._prompts.append(PromptResponse(page.uid, page.prompt_tokens, OUT_OF_MEMORY))
+            self._prompts.append(PromptResponse(uid, request.prompt_tokens, OUT_OF_MEMORY))
 
-    def _prefill(self, pages: list[PageInWork]) -> None:
-        """Run the prompts of pages that get slots now."""
-        self._passes.prefill(pages)
-        for page in pages:
-            if not page.announced:
-                page.announced = True
-                self._prompt_tokens += page.prompt_tokens
-                self._prompts.append(PromptResponse(page.uid, page.prompt_tokens))
+    def _prefill(self, requests: list[Request]) -> None:
+        """Run the prompts of requests that get slots now."""
+        self._runner.prefill(requests)
+        for request in requests:
+            if not request.announced:
+                request.announced = True
+                self._prompt_tokens += request.prompt_tokens
+                self._prompts.append(PromptResponse(request.uid, request.prompt_tokens))
 
     def _step(self) -> None:
-        """One decode step of all pages in work."""
-        self._take_all(self._passes.settle())
+        """Run one decode step of all pages in work."""
+        self._take_all(self._runner.compact())
         if self.cache.active:
             self._make_room()
         if not self.cache.active:
@@ -329,39 +353,40 @@ class BatchGenerator:
         if self.waiting:
             self._waiting_steps += 1
             self._waiting_rows += self.cache.active
-        self._take_all(self._passes.step())
+        self._take_all(self._runner.step())
 
     def _read(self) -> None:
         """Wait for all launches, and take their tokens."""
-        self._take_all(self._passes.read())
+        self._take_all(self._runner.read())
 
-    def _take_all(self, known: Known) -> None:
-        """Take fetched tokens, but of pages that ended before them or were removed: these rows are waste."""
-        self._tokens.extend(self._take(page, token) for page, token in known if not page.done)
+    def _take_all(self, new: NewTokens) -> None:
+        """Take tokens, but not of pages that ended before them or were removed: these rows are waste."""
+        self._tokens.extend(self._take(request, token) for request, token in new if not request.finished)
 
-    def _take(self, page: PageInWork, token: int) -> GenerationResponse:
+    def _take(self, request: Request, token: int) -> GenerationResponse:
         if token == NOT_A_TOKEN:
-            self._finish(page)
-            return GenerationResponse(page.uid, token, FinishReason.ERROR, len(page.tokens), OVERFLOW)
-        page.tokens.append(token)
+            self._finish(request)
+            return GenerationResponse(request.uid, token, FinishReason.ERROR, len(request.tokens), OVERFLOW)
+        request.tokens.append(token)
         self._generation_tokens += 1
-        reason = self._finish_reason(page)
+        reason = self._finish_reason(request)
         if reason is not None:
-            self._answers.add(len(page.tokens))
-            self._finish(page)
-        return GenerationResponse(page.uid, token, reason, len(page.tokens))
+            self._answers.add(len(request.tokens))
+            self._finish(request)
+        return GenerationResponse(request.uid, token, reason, len(request.tokens))
 
-    def _finish_reason(self, page: PageInWork) -> FinishReason | None:
-        count = len(page.tokens)
-        if page.tokens[-1] in self._stop_tokens:
+    def _finish_reason(self, request: Request) -> FinishReason | None:
+        count = len(request.tokens)
+        if request.tokens[-1] in self._stop_tokens:
             return FinishReason.STOP
-        if count == page.max_tokens:
+        if count == request.max_tokens:
             return FinishReason.LENGTH
-        if self._stop_on_repetition and count % CHECK_EVERY == 0 and is_repeating(page.tokens):
+        if self._stop_on_repetition and count % CHECK_EVERY == 0 and is_repeating(request.tokens):
             return FinishReason.REPETITION
         return None
 
-    def _finish(self, page: PageInWork) -> None:
-        self.cache.remove(page)
-        page.done, page.newest = True, None  # else passes would keep pages, and these older passes, for ever
-        del self._pages[page.uid]
+    def _finish(self, request: Request) -> None:
+        self.cache.remove(request)
+        # newest is dropped, or launches would keep requests, and these older launches, for ever
+        request.finished, request.newest = True, None
+        del self._requests[request.uid]

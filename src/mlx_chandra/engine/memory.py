@@ -1,11 +1,15 @@
-"""What fits into this machine: pages at once, the cache that they may fill, and freed memory that MLX keeps.
+"""Plans what fits into this machine's memory, and sets MLX's limits.
 
-`plan` is a pure function over numbers; those of the machine come from `engine/device.py`. Pages are admitted
-by what they need, and sent back when they grow beyond it (engine/generator.py), so the plan bounds and need
+`plan` is a pure function of numbers; those of the machine come from `engine/device.py`. Pages are admitted by
+what they need, and preempted when they grow beyond it (engine/generator.py), so the plan is a bound and need
 not foresee how long pages are.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,11 +17,11 @@ import mlx.core as mx
 from mlx_chandra.engine.device import this_device
 from mlx_chandra.errors import ModelTooLargeError
 from mlx_chandra.models.backend import Backend, BackendName, current_backend
-from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.config import ModelConfig, read_config
+from mlx_chandra.models.kv_cache import bytes_per_token
 from mlx_chandra.models.load import chosen_dtype, loaded_bytes
 
-MOST_SLOTS = {BackendName.METAL: 64, BackendName.CUDA: 256, BackendName.CPU: 32}
+WIRED_SWITCH = "MLX_CHANDRA_WIRED"  # set to 0: wire no memory
 _USABLE = 0.85  # of the working set: the rest is for the system and what is computed on the way
 _WORKSPACE = 2 << 30  # bytes a prefill pass of a large model needs beside weights and cache
 _TYPICAL_PAGE = 2560  # tokens: a page of about 1 megapixel with its prompt and answer
@@ -40,39 +44,68 @@ class Plan:
     cache_tokens: int
 
 
+@cache
 def device_memory(backend: BackendName) -> int:
-    """Bytes that computing may take here."""
+    """Return the bytes that computing may take here.
+
+    Asked once a process: on CUDA, memory that MLX has freed stays with the driver and would count as in use.
+    """
     return this_device(backend).working_set
 
 
 def plan(memory: int, demand: Demand, most: int) -> Plan:
-    """As many typical pages as fit, at most `most`; one page even where memory is short.
+    """Plan as many typical pages as fit, at most `most`; one page even where memory is short.
 
     Args:
         memory: Bytes that computing may take, from `device_memory`.
-        most: Slots above which the backend gets no quicker.
+        most: Slots above which the backend gets no faster.
     """
     tokens = _room(memory, demand.weights) // demand.cache_per_token
     return Plan(max(1, min(most, tokens // _TYPICAL_PAGE)), max(tokens, _SMALLEST_CACHE))
 
 
 def _room(memory: int, weights: int) -> int:
-    """Bytes for the cache."""
+    """Return the bytes for the cache."""
     return int(memory * _USABLE) - weights - min(_WORKSPACE, memory // 8)
 
 
 def plan_for_this_machine(demand: Demand) -> Plan:
-    name = current_backend().name
-    return plan(device_memory(name), demand, MOST_SLOTS[name])
+    backend = current_backend()
+    return plan(device_memory(backend.name), demand, backend.most_slots)
 
 
 def limit_kept_buffers(backend: Backend) -> None:
-    """Have MLX keep no more of the memory of arrays that are done with than the backend says
-    (`Backend.kept_share`); it goes for the process, and a lower limit stays."""
+    """Have MLX keep no more freed memory than `Backend.kept_share`, in all of the process.
+
+    A lower limit stays.
+    """
     if backend.kept_share is None:
         return
     limit = int(backend.kept_share * device_memory(backend.name))
     mx.set_cache_limit(min(limit, mx.set_cache_limit(limit)))
+
+
+_limits_before: list[int] = []  # the wired limits to put back, one for each that is open
+
+
+@contextmanager
+def wired_working_set(backend: Backend) -> Iterator[None]:
+    """Keep weights and caches resident on a Mac, up to the recommended working set.
+
+    As mlx-lm does while it generates; without, macOS may page out a model that is a large part of the memory.
+    It has an effect from macOS 15 on. The last one of several to close puts the limit back. *Unmeasured.*
+    """
+    if backend.name is not BackendName.METAL or os.environ.get(WIRED_SWITCH) == "0":
+        yield
+        return
+    _limits_before.append(mx.set_wired_limit(device_memory(backend.name)))
+    try:
+        yield
+    finally:
+        limit = _limits_before.pop()
+        if not _limits_before:
+            mx.synchronize()  # it must not change while something is computed
+            mx.set_wired_limit(limit)
 
 
 def require_room_here(folder: Path, dtype: mx.Dtype | str | None = None) -> None:
@@ -103,7 +136,7 @@ def require_room_here(folder: Path, dtype: mx.Dtype | str | None = None) -> None
 
 
 def _demand(folder: Path, config: ModelConfig, dtype: mx.Dtype) -> Demand:
-    return Demand(loaded_bytes(folder, config, dtype), KeyValueCache.bytes_per_token(config.text, dtype))
+    return Demand(loaded_bytes(folder, config, dtype), bytes_per_token(config.text, dtype))
 
 
 def _name(dtype: mx.Dtype) -> str:

@@ -1,4 +1,4 @@
-"""What BatchGenerator says of the pages in it."""
+"""What BatchGenerator.next() and stats() return."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlx_chandra.engine.repeats import ends_in_circles as ends_in_repetition
+from mlx_chandra.engine.repetition import ends_in_repetition
 from mlx_chandra.engine.sampler import Sampling
 from mlx_chandra.errors import PageError, PageState, error_status
 from mlx_chandra.processing.prompt import ModelFamily

@@ -1,4 +1,4 @@
-"""The next token of each page from its logits: greedy, or drawn with a temperature and top-p.
+"""Chooses the next token of each page from its logits: greedily, or drawn with a temperature and top-p.
 
 A drawn page's noise comes from its own seed and the number of the token alone, so its sample doesn't
 depend on who its neighbours are.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_chandra.models.constants import constant
+from mlx_chandra.models.attention import constant
 
 Sampler = Callable[[mx.array], mx.array]  # logits [n, vocab] -> tokens [n]
 
@@ -63,7 +63,7 @@ def sample(logits: mx.array, samplings: Sequence[Sampling], steps: Sequence[int]
 
 
 def _draw(logits: mx.array, sampling: Sampling, step: int) -> mx.array:
-    """One token of logits [vocab], by the Gumbel-max trick."""
+    """Draw one token of logits [vocab], by the Gumbel-max trick."""
     scaled = logits.astype(mx.float32) / sampling.temperature
     if sampling.top_p < 1:
         scaled = _within_top_p(scaled, sampling.top_p)
@@ -73,7 +73,7 @@ def _draw(logits: mx.array, sampling: Sampling, step: int) -> mx.array:
 
 
 def _within_top_p(scaled: mx.array, top_p: float) -> mx.array:
-    """-inf at every token outside the smallest likeliest set whose share is at least top_p."""
+    """Put -inf at every token outside the smallest likeliest set whose share is at least top_p."""
     order = mx.argsort(-scaled)
     shares = mx.softmax(scaled[order])
     before = mx.cumsum(shares) - shares  # the share of all likelier tokens; 0 for the first

@@ -1,13 +1,12 @@
-"""Time the engine's two kinds of passes on one page: reading it, and a decode step of many such pages.
+"""Times the engine's two kinds of passes on one page: its prefill, and a decode step of many such pages.
 
-Both go through BatchGenerator as in a real run. Which passes are worth timing, and what follows from them,
-is `measure.py`'s business.
+Both go through BatchGenerator as in a real run. Which passes are worth timing is decided in `measure.py`.
 """
 
 import statistics
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -17,12 +16,11 @@ from numpy.typing import NDArray
 
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.errors import MeasurementError, UsageError
-from mlx_chandra.models.cache import KeyValueCache
 from mlx_chandra.models.inputs import Image, Page
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 
 if TYPE_CHECKING:
-    from mlx_chandra.models.cache_passes import PromptPass
+    from mlx_chandra.models.kv_cache import PromptPass
 
 WARM_UP, FEWEST_STEPS, MOST_STEPS = 2, 3, 64
 _NO_LIMIT = 1 << 62  # tokens: what doesn't fit is to be found out
@@ -58,27 +56,27 @@ def model_facts(model: Qwen3VL) -> ModelFacts:
         bits=stored.bits if stored else None,
         group_size=stored.group_size if stored else None,
         weights=model.nbytes,
-        cache_per_token=KeyValueCache.bytes_per_token(model.config.text, model.dtype),
+        cache_per_token=model.cache_bytes_per_token,
     )
 
 
 @dataclass(frozen=True)
 class NeverStops:
-    """Stands for a processor whose answers know no end."""
+    """Stands for a processor whose answers never end."""
 
     stop_token_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
-class _PageInWork:
+class _HalfRead:
     """A page's prompt and the part of its answer that is there already."""
 
     token_ids: NDArray[np.int32]
     image: Image
 
 
-class _ReadAlready:
-    """A model that takes prompts for read: their keys and values stay zeros, which take as long to attend to.
+class _NoPrefill:
+    """A model that skips prompts: their keys and values stay zeros, which take as long to attend to.
 
     So a batch of pages in the middle of their answers costs no prefill, which would take minutes on a slow
     machine, and the decode steps after it are the model's own.
@@ -120,7 +118,8 @@ class EngineTimer:
     @property
     def most_slots(self) -> int:
         """The batch size that the engine would choose by itself."""
-        return BatchGenerator(self._model, NeverStops()).slots
+        with closing(BatchGenerator(self._model, NeverStops())) as generator:
+            return generator.slots
 
     def prefills(self) -> Generator[float, None, None]:
         """Seconds to read one page, picture and prompt, in a pass of its own; again and again.
@@ -148,7 +147,7 @@ class EngineTimer:
         end = time.perf_counter() + seconds
         mx.clear_cache()  # what the last batch size left would count, and nothing is being computed now
         mx.reset_peak_memory()
-        with _engine(cast("Qwen3VL", _ReadAlready(self._model)), batch_size) as generator:
+        with _engine(cast("Qwen3VL", _NoPrefill(self._model)), batch_size) as generator:
             generator.insert(list(self._pages_in_work(batch_size)), max_tokens=_ROOM)
             while generator.waiting:
                 generator.next()
@@ -172,7 +171,7 @@ class EngineTimer:
             answered = int(self._output_tokens * (place + 0.5) / count)
             answered = max(0, min(answered, self._longest - len(prompt)))
             ids = np.concatenate([prompt, np.zeros(answered, np.int32)])
-            yield _PageInWork(ids, self._page.image)
+            yield _HalfRead(ids, self._page.image)
 
 
 @contextmanager

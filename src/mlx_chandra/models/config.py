@@ -1,8 +1,8 @@
-"""A checkpoint's config.json as frozen dataclasses.
+"""Reads a checkpoint's config.json into frozen dataclasses.
 
 Reads the form that Chandra 1 was published in (`rope_theta`, `rope_scaling`) and transformers 5's
 (`rope_parameters`); everything that the model needs and the file lacks is an error that names the key.
-What the numbers mean is the model files' business; tokenizer and image settings are `processing`'s.
+Tokenizer and image settings are read in `processing`.
 """
 
 import json

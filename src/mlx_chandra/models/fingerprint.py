@@ -1,4 +1,4 @@
-"""What tells a checkpoint from others, wherever it lies and whatever it is called.
+"""Fingerprints of checkpoints, wherever they lie and whatever they are called.
 
 Its small files are taken whole, its weights by their sizes and samples: to hash 17 GB would take longer than
 to load them. Training changes nearly every number of a tensor, so samples spread over a file notice it. Where
@@ -18,7 +18,7 @@ _DIGITS = 32
 
 
 def fingerprint(name_or_path: str | Path) -> str | None:
-    """The fingerprint of a checkpoint that is on this machine; None where it isn't, or isn't whole.
+    """Return the fingerprint of a checkpoint that is on this machine; None where it isn't, or isn't whole.
 
     Args:
         name_or_path: "demo", a folder, or a hub name. Nothing is downloaded.

@@ -1,4 +1,4 @@
-"""A model's name to a folder on this machine: the bundled demo, a folder, or one from the hub."""
+"""Resolves a model's name to a folder on this machine: the bundled demo, a folder, or one from the hub."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ _DEMO_WORKS = "`--model demo` works offline (a small model for trying things out
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
-    """The folder of a checkpoint, downloaded first if it is a hub name that isn't cached yet.
+    """Return the folder of a checkpoint, downloaded first if it is a hub name that isn't cached yet.
 
     Args:
         name_or_path: "demo", a folder, or a hub name such as "mlx-community/chandra-bf16".
@@ -29,7 +29,7 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
 
 
 def cached_checkpoint(name_or_path: str | Path) -> Path | None:
-    """The folder of a checkpoint that is on this machine; None where it isn't. Asks no network."""
+    """Return the folder of a checkpoint that is on this machine; None where it isn't. Asks no network."""
     folder = _folder(name_or_path)
     if folder is not None or not _is_hub_name(name_or_path):
         return folder

@@ -1,4 +1,4 @@
-"""What the models take in, as shapes of the data rather than classes: anything that has these fields will do.
+"""The inputs of models, as protocols: anything that has these fields will do.
 
 `processing` makes such objects; the models don't import it.
 """

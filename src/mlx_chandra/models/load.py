@@ -1,7 +1,7 @@
-"""A checkpoint folder to a model: Hugging Face's and MLX's layouts, sharded or not, quantised or not.
+"""Loads a checkpoint folder as a model: Hugging Face's and MLX's layouts, sharded or not, quantised or not.
 
-Strict: a tensor that is missing, unexpected or of a wrong shape is an error that names it. Names are mapped
-while loading, so neither layout needs a conversion step.
+A tensor that is missing, unexpected or of a wrong shape is an error that names it. Names are mapped while
+loading, so neither layout needs a conversion step.
 """
 
 from pathlib import Path
@@ -13,22 +13,13 @@ from mlx.utils import tree_flatten
 from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models.backend import Backend, BackendName, current_backend
 from mlx_chandra.models.config import ModelConfig, Quantization, read_config
-from mlx_chandra.models.linux_blas import use_openblas
-from mlx_chandra.models.linux_malloc import keep_freed_memory
+from mlx_chandra.models.cpu import use_openblas
+from mlx_chandra.models.names import PATCH_PROJECTION, our_name
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.models.weight_files import some_of, weight_files
 
 Weights = dict[str, mx.array]
 
-# (a prefix of the checkpoint's names, ours); Hugging Face's first, then MLX's as mlx-vlm writes it
-_PREFIXES = (
-    ("model.language_model.", "language_model."),
-    ("model.visual.", "visual."),
-    ("language_model.model.", "language_model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("vision_tower.", "visual."),
-)
-_PATCH_PROJECTION = "visual.patch_embed.proj.weight"
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
@@ -48,15 +39,12 @@ def load_model(folder: Path, dtype: mx.Dtype | str | None = None, backend: Backe
     config, backend = read_config(folder), backend or current_backend()
     if backend.name is BackendName.CPU:
         use_openblas()
-        keep_freed_memory()
     model = Qwen3VL(config, backend)
     weights = _read_weights(folder, config)
     _quantize(model, weights, config.quantization, folder)
     _check(model, weights, folder)
     chosen = chosen_dtype(dtype, config, backend, folder)
     model.load_weights([(name, _cast(array, chosen)) for name, array in weights.items()])
-    if backend.turned_weights:
-        _turn_weights(model)
     mx.eval(model.parameters())
     model.fuse()
     model.eval()
@@ -64,7 +52,7 @@ def load_model(folder: Path, dtype: mx.Dtype | str | None = None, backend: Backe
 
 
 def loaded_bytes(folder: Path, config: ModelConfig, dtype: mx.Dtype) -> int:
-    """Bytes of the weights in memory when they are loaded with this dtype, told from the files' headers.
+    """Return the bytes that the weights take with this dtype, by the files' headers alone.
 
     Raises:
         CheckpointError: The weights are missing or damaged.
@@ -75,7 +63,7 @@ def loaded_bytes(folder: Path, config: ModelConfig, dtype: mx.Dtype) -> int:
 def chosen_dtype(
     dtype: mx.Dtype | str | None, config: ModelConfig, backend: Backend, folder: Path
 ) -> mx.Dtype:
-    """What `load_model` makes of its argument. Raises CheckpointError for one that isn't supported."""
+    """Return the dtype that `load_model` uses. Raises CheckpointError for one that isn't supported."""
     dtype = dtype or ("float32" if backend.float32_only else config.dtype)
     if isinstance(dtype, mx.Dtype):
         return dtype
@@ -90,15 +78,8 @@ def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
     return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
 
-def _our_name(name: str) -> str:
-    for theirs, ours in _PREFIXES:
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name
-
-
 def _read_weights(folder: Path, config: ModelConfig) -> Weights:
-    """All tensors under our names and in our shapes."""
+    """Read all tensors under our names and in our shapes."""
     weights: Weights = {}
     for path in weight_files(folder):
         try:
@@ -109,16 +90,16 @@ def _read_weights(folder: Path, config: ModelConfig) -> Weights:
             ) from None
         if not isinstance(tensors, dict):
             raise CheckpointError(f"{path} holds no named tensors.")
-        weights.update((_our_name(name), array) for name, array in tensors.items())
+        weights.update((our_name(name), array) for name, array in tensors.items())
     if config.text.tie_word_embeddings:  # some checkpoints store the shared matrix twice
         weights = {name: array for name, array in weights.items() if not name.startswith("lm_head.")}
-    if _PATCH_PROJECTION in weights:
-        weights[_PATCH_PROJECTION] = _flat_projection(weights[_PATCH_PROJECTION], config)
+    if PATCH_PROJECTION in weights:
+        weights[PATCH_PROJECTION] = _flat_projection(weights[PATCH_PROJECTION], config)
     return weights
 
 
 def _flat_projection(weight: mx.array, config: ModelConfig) -> mx.array:
-    """The patch convolution as a matrix [hidden, channels * frames * height * width].
+    """Return the patch convolution as a matrix [hidden, channels * frames * height * width].
 
     Hugging Face stores [out, channels, frames, height, width], MLX has the channels last.
     """
@@ -132,9 +113,9 @@ def _flat_projection(weight: mx.array, config: ModelConfig) -> mx.array:
 
 
 def _quantize(model: Qwen3VL, weights: Weights, quantization: Quantization | None, folder: Path) -> None:
-    """Give the modules that the checkpoint stores quantised, those with scales, their packed form."""
+    """Give quantised modules, those that the checkpoint has scales of, their packed form."""
     stated = quantization.overrides if quantization is not None else {}
-    overrides = {_our_name(path + "."): value for path, value in stated.items()}
+    overrides = {our_name(path + "."): value for path, value in stated.items()}
 
     def settings(path: str, module: nn.Module) -> bool | dict[str, int]:
         if f"{path}.scales" not in weights:
@@ -152,14 +133,8 @@ def _quantize(model: Qwen3VL, weights: Weights, quantization: Quantization | Non
     nn.quantize(model, class_predicate=settings)
 
 
-def _turn_weights(model: Qwen3VL) -> None:
-    """Lay linear layers' weights out in memory as x @ weight.T reads them; shapes and values stay."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.weight = mx.contiguous(module.weight.T).T
-
-
 def _check(model: Qwen3VL, weights: Weights, folder: Path) -> None:
+    """Raise CheckpointError if the tensors aren't exactly the model's."""
     expected = dict(tree_flatten(model.parameters()))
     missing = sorted(expected.keys() - weights.keys())
     unexpected = sorted(weights.keys() - expected.keys())

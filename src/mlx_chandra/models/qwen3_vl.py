@@ -1,10 +1,11 @@
 """Qwen3-VL (Chandra 1): the text tower and the whole model, over one flat list of all pages' tokens.
 
 A layer never knows where one page ends: linear layers run over all tokens at once, and the attention pass
-that comes with a call says which tokens see which (`models/attention.py`, `models/cache.py`). Attribute names
-are the checkpoint's. Source: transformers' Qwen3VLForConditionalGeneration.
+that comes with a call says which tokens see which (`models/attention.py`, `models/kv_cache.py`). Attribute
+names are the checkpoint's. Source: transformers' Qwen3VLForConditionalGeneration.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,10 +16,9 @@ from mlx.utils import tree_flatten
 from mlx_chandra.models.attention import AttentionPass, SegmentPass
 from mlx_chandra.models.backend import Backend
 from mlx_chandra.models.config import ModelConfig, TextConfig
-from mlx_chandra.models.fused_layer import fused_layers
+from mlx_chandra.models.cuda import fused_layers
 from mlx_chandra.models.inputs import Images, Page, Pages
-from mlx_chandra.models.panel_layer import panel_layers
-from mlx_chandra.models.pieces import in_pieces
+from mlx_chandra.models.kv_cache import KeyValueCache, bytes_per_token
 from mlx_chandra.models.rope import IntArray, Rotate, Rotation, StepRotation, TextRope, page_positions
 from mlx_chandra.models.vision import VisionFeatures, VisionTower
 
@@ -36,7 +36,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(width, eps=config.rms_norm_eps)
 
     def project(self, x: mx.array, rotate: Rotate) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries [T, heads, d], keys and values [T, kv_heads, d] of x [T, hidden]."""
+        """Return queries [T, heads, d], keys and values [T, kv_heads, d] of x [T, hidden]."""
         tokens = x.shape[0]
         q = rotate(self.q_norm(self.q_proj(x).reshape(tokens, -1, self._width)))
         k = rotate(self.k_norm(self.k_proj(x).reshape(tokens, -1, self._width)))
@@ -44,36 +44,32 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: TextConfig, backend: Backend) -> None:
+    def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self._silu = backend.activations.silu
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(self._silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: TextConfig, backend: Backend, layer: int) -> None:
+    def __init__(self, config: TextConfig, layer: int) -> None:
         super().__init__()
-        self._layer, self._rows = layer, backend.rows_together
+        self._layer = layer
         self.self_attn = Attention(config)
-        self.mlp = MLP(config, backend)
+        self.mlp = MLP(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(self, x: mx.array, rotate: Rotate, attention: AttentionPass) -> mx.array:
         q, k, v = self.self_attn.project(self.input_layernorm(x), rotate)
         x = x + self.self_attn.o_proj(attention.attend(self._layer, q, k, v))
-        (x,) = in_pieces(
-            lambda rows: (rows + self.mlp(self.post_attention_layernorm(rows)),), (x,), self._rows
-        )
-        return x
+        return x + self.mlp(self.post_attention_layernorm(x))
 
     def step(self, x: mx.array, rotation: StepRotation, attention: AttentionPass) -> mx.array:
-        """The same for one token of each of n pages."""
+        """Do the same for one token of each of n pages."""
         return self(x, rotation, attention)
 
 
@@ -100,11 +96,10 @@ class Decoded:
 
 
 class TextModel(nn.Module):
-    def __init__(self, config: TextConfig, backend: Backend) -> None:
+    def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self._layer_by_layer = backend.layer_by_layer
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = [DecoderLayer(config, backend, layer) for layer in range(config.num_hidden_layers)]
+        self.layers = [DecoderLayer(config, layer) for layer in range(config.num_hidden_layers)]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(
@@ -122,8 +117,6 @@ class TextModel(nn.Module):
             x = layer(x, rotation, attention)
             if images is not None and index < len(images.features.deepstack):
                 x[images.places] = x[images.places] + images.features.deepstack[index].astype(x.dtype)
-            if self._layer_by_layer:
-                mx.async_eval(x)
         return x
 
 
@@ -135,7 +128,7 @@ class Qwen3VL(nn.Module):
         self._config, self._backend = config, backend
         self._rope = TextRope(config.text)
         self.visual = VisionTower(config.vision, backend)
-        self.language_model = TextModel(config.text, backend)
+        self.language_model = TextModel(config.text)
         if not config.text.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
 
@@ -158,22 +151,27 @@ class Qwen3VL(nn.Module):
         return sum(array.nbytes for array in dict(tree_flatten(self.parameters())).values())
 
     def fuse(self) -> None:
-        """Give the decoder layers the form that this backend wants, where their matrices aren't quantised;
-        call it once, when the weights are loaded."""
+        """Give the decoder layers the form that this backend wants; call it once, when weights are loaded."""
         if self._backend.fused_layers:
             kept = self._backend.cache_dtype(self.dtype)
             self.language_model.layers = fused_layers(self.language_model.layers, self._config.text, kept)
-        elif self._backend.panels:
-            self.language_model.layers = panel_layers(
-                self.language_model.layers, self._config.text, self._backend
-            )
+
+    def new_cache(self, sizes: Sequence[int]) -> KeyValueCache:
+        """Return empty buckets of so many slots each, for what the layers keep of a page."""
+        dtype = self._backend.cache_dtype(self.dtype)
+        return KeyValueCache(self._config.text, sizes, dtype, self._backend.attention)
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes that a page's cache grows by with each token."""
+        return bytes_per_token(self._config.text, self.dtype)
 
     def embed_images(self, images: Images) -> VisionFeatures:
         """Encode any number of page pictures in one pass; the features are flat over all of them."""
         return self.visual(images, self.dtype)
 
     def positions(self, page: Page) -> IntArray:
-        """M-RoPE positions [3, T] of one page's prompt."""
+        """Return the M-RoPE positions [3, T] of one page's prompt."""
         merge = self._config.vision.spatial_merge_size
         return page_positions(page.token_ids, self._config.image_token_id, page.image.grid, merge)
 
@@ -193,19 +191,16 @@ class Qwen3VL(nn.Module):
         return self._config.text.num_hidden_layers // 2
 
     def decode(self, token_ids: mx.array, positions: mx.array, attention: AttentionPass) -> Decoded:
-        """One more token for each of n pages: token_ids [n] at text `positions` [n], int32."""
-        rotation = self._rope.step_rotation(positions, self.dtype)
+        """Run one token of each of n pages: token_ids [n] at text `positions` [n], int32."""
+        rotation = self._rope.step_rotation(positions, self.dtype, self._backend.rope_kernel)
         half = x = self.language_model.embed_tokens(token_ids)
         for index, layer in enumerate(self.language_model.layers, start=1):
             x = layer.step(x, rotation, attention)
-            if self._backend.layer_by_layer:
-                mx.async_eval(x)
             half = x if index == self.middle else half
         return Decoded(half, self._head(x))
 
     def logits(self, pages: Pages) -> list[mx.array]:
-        """Logits [T, vocab] at every place of every page's prompt, each page for itself; slow, for
-        comparison."""
+        """Return logits [T, vocab] at every token of every page's prompt; slow, for comparison."""
         lengths = [len(page.token_ids) for page in pages]
         hidden = [
             self._forward([page], SegmentPass((length,)))[:length]
@@ -216,8 +211,7 @@ class Qwen3VL(nn.Module):
     def _forward(self, pages: Pages, attention: AttentionPass) -> mx.array:
         token_ids = np.concatenate([page.token_ids for page in pages])
         positions = np.concatenate([self.positions(page) for page in pages], axis=1)
-        if self._backend.prefill.multiple:  # tokens in no page, so that passes have few shapes
-            added = -len(token_ids) % self._backend.prefill.multiple
+        if added := -len(token_ids) % (self._backend.attention.multiple or 1):  # tokens of no page
             no_image = 0 if self._config.image_token_id else 1
             token_ids = np.pad(token_ids, (0, added), constant_values=no_image)
             positions = np.pad(positions, ((0, 0), (0, added)))

@@ -1,7 +1,7 @@
 """Rotary positions: 2-D on patches (vision), interleaved M-RoPE on tokens (text).
 
-Positions are plain numpy, made once per page on the host; angles are MLX arrays, made once per pass and
-shared by all layers.
+Positions are numpy arrays, made once a page on the host. Angles are MLX arrays, made once a pass for all
+layers.
 """
 
 from collections.abc import Callable
@@ -62,6 +62,7 @@ class StepRotation:
             where a layer writes its rotation out.
         dims: The head's.
         theta: RoPE's base.
+        kernel: Whether to use MLX's own RoPE.
     """
 
     positions: mx.array
@@ -69,9 +70,13 @@ class StepRotation:
     sin: mx.array
     dims: int
     theta: float
+    kernel: bool
 
     def __call__(self, x: mx.array) -> mx.array:
         """Rotate x [n, heads, head_dim]."""
+        if not self.kernel:
+            halves = x.reshape(*x.shape[:2], 2, -1)
+            return (halves * self.cos + halves[:, :, ::-1] * self.sin).reshape(x.shape)
         turned = mx.fast.rope(
             x[:, :, None], self.dims, traditional=False, base=self.theta, scale=1.0, offset=self.positions
         )
@@ -95,14 +100,14 @@ class TextRope:
         self._axis = _frequency_axes(config.mrope_section)
 
     def rotation(self, positions: IntArray, dtype: mx.Dtype) -> Rotation:
-        """Angles for tokens at `positions` [3, T] (time, height, width)."""
+        """Return the angles for tokens at `positions` [3, T] (time, height, width)."""
         chosen = mx.array(positions[self._axis].T.astype(np.float32))  # [T, head_dim / 2]
         return _rotation(chosen * self._inverse_frequencies, dtype)
 
-    def step_rotation(self, positions: mx.array, dtype: mx.Dtype) -> StepRotation:
-        """For one token of each of n pages at text `positions` [n]."""
+    def step_rotation(self, positions: mx.array, dtype: mx.Dtype, kernel: bool = True) -> StepRotation:
+        """Return the rotation of one token of each of n pages at text `positions` [n]."""
         angles = positions[:, None].astype(mx.float32) * self._inverse_frequencies
-        return StepRotation(positions, *_rotation(angles, dtype).apart, self._dims, self._theta)
+        return StepRotation(positions, *_rotation(angles, dtype).apart, self._dims, self._theta, kernel)
 
 
 def _frequency_axes(sections: tuple[int, int, int]) -> NDArray[np.intp]:

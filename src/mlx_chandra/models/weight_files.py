@@ -1,4 +1,4 @@
-"""Which files of a checkpoint's folder hold its weights, told without opening them."""
+"""Finds the files of a checkpoint's folder that hold its weights, without opening them."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ _SHOWN = 8  # names in one error message
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files: those the index names where there is one, else all.
+    """Return the safetensors files: those the index names where there is one, else all.
 
     Raises:
         CheckpointError: There are none, or some that the index names are missing.
@@ -35,6 +35,6 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def some_of(names: list[str]) -> str:
-    """The first of the names, and how many more there are, for a message."""
+    """Return the first of the names, and how many more there are, for a message."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

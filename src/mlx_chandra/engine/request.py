@@ -1,57 +1,60 @@
-"""What the generator knows of a page while it is in its hands, and of a pass on its way."""
+"""One page in the engine, from its arrival to its last token."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_chandra.engine.sampler import Sampling
 from mlx_chandra.models.inputs import Image, Page
+
+if TYPE_CHECKING:
+    from mlx_chandra.engine.runner import Launch
+    from mlx_chandra.engine.sampler import Sampling
 
 
 @dataclass(eq=False)
-class PageInWork:
+class Request:
     """A page from insert() to its last token.
 
     Attributes:
-        inputs: What it was inserted with; kept, for a page that loses its row is prefilled again.
+        inputs: What it was inserted with; kept, because a page that loses its slot is prefilled again.
         position: Of the next token to be launched.
-        launched: Tokens that launched passes will give, read or not.
+        launched: Tokens that launched passes give, read or not.
         tokens: Those that were read.
-        newest: The pass that gives the latest token,
-        place: and its place among that pass's tokens.
+        newest: The launch that gives the latest token,
+        row: and its row there.
         announced: Whether its PromptResponse was given out.
-        done: Nothing more will be said of it.
+        finished: No further response will come.
     """
 
     uid: int
     inputs: Page
     prompt_tokens: int
     max_tokens: int
-    sampling: Sampling
+    sampling: "Sampling"
     position: int = 0
     launched: int = 0
     tokens: list[int] = field(default_factory=list)
     newest: "Launch | None" = None
-    place: int = 0
+    row: int = 0
     announced: bool = False
-    done: bool = False
+    finished: bool = False
 
     @property
     def length(self) -> int:
-        """Tokens that a prefill of it runs: the prompt's, and those of the answer that are known."""
+        """Tokens that a prefill of it runs: the prompt's, and those of the answer that were read."""
         return self.prompt_tokens + len(self.tokens)
 
     def to_prefill(self) -> Page:
-        """What a prefill runs over."""
+        """Return what a prefill runs over."""
         if not self.tokens:
             return self.inputs
         ids = np.concatenate([self.inputs.token_ids, np.array(self.tokens, np.int32)])
         return _Continued(ids, self.inputs.image)
 
-    def lose_row(self) -> None:
-        """Forget what was launched for it and isn't known."""
+    def lose_slot(self) -> None:
+        """Forget what was launched and not read."""
         self.launched, self.newest = len(self.tokens), None
 
 
@@ -63,19 +66,11 @@ class _Continued:
     image: Image
 
 
-@dataclass(eq=False)
-class Launch:
-    """One pass on its way: the pages in the order of its rows, None in a hole, and their tokens [n]."""
-
-    pages: tuple[PageInWork | None, ...]
-    tokens: mx.array
-
-
 class AnswerLengths:
-    """How long answers are, from those that ended; a guess until there are some."""
+    """The mean length of answers, from those that ended; a guess until there are some."""
 
     def __init__(self, guess: int = 1024, weight: int = 4) -> None:
-        """`guess` in tokens, which counts like `weight` answers."""
+        """`guess` in tokens counts like `weight` answers."""
         self._tokens, self._count = guess * weight, weight
 
     def add(self, tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""The matrix product of MLX's CPU backend on Linux is OpenBLAS's, and right."""
+"""What exists for CPUs alone: OpenBLAS's matrix product, and weights of a softmax that are right."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mlx_chandra.models.backend import BackendName, current_backend
-from mlx_chandra.models.linux_blas import SWITCH, use_openblas
+from mlx_chandra.models.cpu import SWITCH, softmax_weights, use_openblas
 
 ON_LINUX_CPU = sys.platform == "linux" and current_backend().name is BackendName.CPU
 pytestmark = pytest.mark.skipif(not ON_LINUX_CPU, reason="only MLX's Linux CPU wheel")
-ASK = "from mlx_chandra.models.linux_blas import use_openblas; print(use_openblas())"
+ASK = "from mlx_chandra.models.cpu import use_openblas; print(use_openblas())"
 
 
 def test_products_go_through_openblas_and_agree_with_numpy() -> None:
@@ -49,7 +49,7 @@ def test_a_process_uses_openblas_unless_told_otherwise(variables: dict[str, str]
 )
 def test_openblas_leaves_cores_to_the_other_threads(variables: dict[str, str], threads: int) -> None:
     ask = (
-        "import ctypes, scipy_openblas32 as blas; from mlx_chandra.models.linux_blas import use_openblas; "
+        "import ctypes, scipy_openblas32 as blas; from mlx_chandra.models.cpu import use_openblas; "
         "use_openblas(); print(ctypes.CDLL(f'{blas.get_lib_dir()}/lib{blas.get_library()}.so')"
         ".scipy_openblas_get_num_threads())"
     )
@@ -69,3 +69,19 @@ def test_without_openblas_mlx_stays_as_it_is() -> None:
     environment = {**os.environ, "PYTHONPATH": "src"}
     done = subprocess.run([sys.executable, "-c", hidden], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
+def test_weights_of_a_softmax_are_right_to_a_few_units_however_far_apart_scores_are() -> None:
+    tops = np.array([[-3000.0], [0.0], [70_000.0]], np.float32)
+    scores = (tops + np.linspace(-90, 0.5, 182, dtype=np.float32)).astype(np.float32)
+    ours = np.array(softmax_weights(mx.array(scores), axis=1)).astype(np.float64)
+    exact = np.exp2(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    shares, expected = (x / x.sum(axis=1, keepdims=True) for x in (ours, exact))
+    np.testing.assert_allclose(shares, expected, rtol=2e-6)
+
+
+def test_what_is_no_number_stays_so_and_what_is_masked_weighs_nothing() -> None:
+    scores = mx.array([[1.0, float("nan"), 2.0], [1.0, float("-inf"), 2.0]])
+    weights = np.array(softmax_weights(scores, axis=1))
+    assert np.isnan(weights[0, 1])
+    assert 0 <= weights[1, 1] < 1e-25 * weights[1, 2]

@@ -1,0 +1,232 @@
+"""All that exists for CPUs alone: a fast matrix product, and attention with a fast softmax.
+
+MLX's Linux CPU wheel comes linked with the reference BLAS: a 1200 x 256 x 1024 product took 316 ms where
+OpenBLAS takes 17 on the same two busy cores. The extra `cpu` brings OpenBLAS (scipy-openblas32), and
+`use_openblas` sets MLX's three links to the reference product to OpenBLAS's functions of the same signature,
+in this process only. Macs (Accelerate) and GPUs are not touched. Where anything is not as expected, MLX stays
+as it is: slow, but right.
+
+MLX's softmax takes exp from the C library, number by number: three quarters of the time of a picture's
+attention. `ATTENTION` computes it of sums, products and quotients, which MLX vectorises.
+Four example pages take 8.4 s of processor time with it, 13 without and 19 with mlx-vlm.
+"""
+
+import ctypes
+import math
+import os
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.util import find_spec
+from math import gcd
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_chandra.models.attention import Attend, AttentionForm, grouped_mask, together
+
+FUNCTIONS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
+SWITCH = "MLX_CHANDRA_OPENBLAS"  # set to 0: leave MLX as it is
+
+# ELF (System V gABI): tags of the dynamic section, and the relocations that hold a function's address
+_DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_JMPREL = 2, 5, 6, 23
+_JUMP_SLOTS = (7, 1026)  # of x86-64 and AArch64
+_PT_LOAD, _PT_DYNAMIC, _PT_RELRO = 1, 2, 0x6474E552
+
+
+@dataclass(frozen=True)
+class _Library:
+    """One library as the loader has put it into memory."""
+
+    base: int
+    dynamic: dict[int, int]  # tag -> value, addresses relative to base
+    read_only: range  # what the loader protects after linking, relative to base
+
+    def jump_slots(self) -> Iterator[tuple[str, int]]:
+        """The name of each function that the library calls elsewhere, and where its address is kept."""
+        for place in range(0, self.dynamic[_DT_PLTRELSZ], 24):
+            offset, info, _ = struct.unpack("<QQq", self._read(self.dynamic[_DT_JMPREL] + place, 24))
+            if info & 0xFFFFFFFF in _JUMP_SLOTS and offset not in self.read_only:
+                (name,) = struct.unpack("<I", self._read(self.dynamic[_DT_SYMTAB] + 24 * (info >> 32), 4))
+                text = ctypes.string_at(self.base + self.dynamic[_DT_STRTAB] + name)
+                yield text.decode(), self.base + offset
+
+    def _read(self, address: int, size: int) -> bytes:
+        return ctypes.string_at(self.base + address, size)
+
+
+@cache
+def use_openblas() -> bool:
+    """Set MLX's links, once MLX is loaded.
+
+    Returns:
+        Whether MLX multiplies through OpenBLAS now.
+    """
+    if sys.platform != "linux" or os.environ.get(SWITCH) == "0" or find_spec("scipy_openblas32") is None:
+        return False
+    try:
+        library = _loaded("libmlx.so")
+        if library is None:
+            return False
+        import scipy_openblas32
+
+        openblas = ctypes.CDLL(f"{scipy_openblas32.get_lib_dir()}/lib{scipy_openblas32.get_library()}.so")
+        _set_threads(openblas)
+        return _link(library, openblas)
+    except (OSError, KeyError, AttributeError, struct.error, ImportError):
+        return False
+
+
+def _set_threads(openblas: ctypes.CDLL) -> None:
+    """Half of the cores, unless the user has chosen.
+
+    OpenBLAS's threads wait for each other by spinning. With one on every core, anything else (MLX's own
+    thread, the workers that open images) stalls them all: decoding was ten times slower on a busy machine.
+    """
+    if not os.environ.keys() & {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}:
+        openblas.scipy_openblas_set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+
+
+def _link(library: _Library, openblas: ctypes.CDLL) -> bool:
+    slots = {name: address for name, address in library.jump_slots() if name in FUNCTIONS}
+    for name, address in slots.items():
+        function = getattr(openblas, f"scipy_{name}")
+        ctypes.c_void_p.from_address(address).value = ctypes.cast(function, ctypes.c_void_p).value
+    return FUNCTIONS[0] in slots
+
+
+def _loaded(name: str) -> _Library | None:
+    """The library of that file name in this process, or None."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6 and fields[5].rpartition("/")[2] == name and int(fields[2], 16) == 0:
+            return _parse(Path(fields[5]), int(fields[0].partition("-")[0], 16))
+    return None
+
+
+def _parse(path: Path, base: int) -> _Library | None:
+    with path.open("rb") as file:
+        header = file.read(64)
+        if header[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
+            return None
+        (start,), (size, count) = struct.unpack_from("<Q", header, 32), struct.unpack_from("<HH", header, 54)
+        file.seek(start)
+        table = file.read(size * count)
+        dynamic, read_only, first = b"", range(0), None
+        for place in range(0, size * count, size):
+            kind, _, offset, address, _, in_file, in_memory, _ = struct.unpack_from("<IIQQQQQQ", table, place)
+            if kind == _PT_LOAD and first is None:
+                first = address
+            elif kind == _PT_RELRO:
+                read_only = range(address, address + in_memory & ~0xFFF)
+            elif kind == _PT_DYNAMIC:
+                file.seek(offset)
+                dynamic = file.read(in_file)
+    base -= first or 0
+    # the loader has made the pointers in memory absolute; the file has them relative, as needed here
+    return _Library(base, dict(struct.iter_unpack("<QQ", dynamic)), read_only)
+
+
+_MOST_SCORES = 400_000  # at a time, so that the processor's caches hold them
+_MOST_CAUSAL = 128  # queries at a time: of a longer block, much would be computed to be thrown away
+_KEYS_TOGETHER = 128  # in one product of a decode step
+_LEAST = 100.0  # 2**-100 is as good as nothing beside the largest weight, which is about 1
+_LOG2_E = math.log2(math.e)
+
+# 2**f is nearly a multiple of _C + f / ((f - _A)**2 + _B) for f from -1/2 to 1/2, to 4.3e-7 of its value: the
+# form of exp's Padé approximant of degree 2 / 2, its coefficients fitted to the least largest relative error.
+_A, _B, _C = 4.338919430784517, 6.212884921090692, 0.05761803232074436
+_TO_INTEGER = 1.5 * 2**23  # added to a float32, it leaves no place for a fraction: the sum's last bits count
+
+
+def softmax_weights(scores: mx.array, axis: int | tuple[int, ...]) -> mx.array:
+    """Return a multiple of 2**scores, the same multiple along `axis`; the caller divides by the sum.
+
+    Args:
+        scores: float32; what is no number stays so. Not all minus infinity along `axis`.
+    """
+    top = mx.round(scores.max(axis=axis, keepdims=True))  # whole, so that it changes the exponent alone
+    x, shift = mx.maximum(scores, top - _LEAST), _TO_INTEGER - top
+    whole = x + shift
+    part = x - (whole - shift)  # exact, between -1/2 and 1/2
+    power = _C + part / (mx.square(part - _A) + _B)
+    exponent = mx.left_shift(whole.view(mx.int32), mx.array(23, mx.int32))
+    return (power.view(mx.int32) + exponent).view(mx.float32)
+
+
+def _segments(lengths: Sequence[int], total: int, causal: bool, dtype: mx.Dtype) -> Attend:
+    return partial(_by_segment, tuple(lengths), causal)
+
+
+def _by_segment(
+    lengths: tuple[int, ...], causal: bool, queries: mx.array, keys: mx.array, values: mx.array
+) -> mx.array:
+    outputs = []
+    start = 0
+    for length in lengths:
+        here = slice(start, start + length)
+        outputs.append(_segment(queries[here], keys[here], values[here], causal))
+        start += length
+    return together(outputs, len(queries)).astype(queries.dtype)
+
+
+def _segment(queries: mx.array, keys: mx.array, values: mx.array, causal: bool) -> mx.array:
+    """Attend within one segment, a block of queries at a time: [L, heads * d]."""
+    length, heads, width = queries.shape
+    by_head = (x.astype(mx.float32).swapaxes(0, 1) for x in (queries * (_LOG2_E * width**-0.5), keys, values))
+    q, k, v = map(mx.contiguous, by_head)  # or every product copies them anew
+    mx.eval(q, k, v)
+    block = min(length, max(1, _MOST_SCORES // length), _MOST_CAUSAL if causal else length)
+    mask = _causal_mask(length, block) if causal else None
+    outputs = []
+    for head in range(heads):
+        shared = head * len(k) // heads
+        for start in range(0, length, block):
+            stop = min(start + block, length)
+            seen = stop if causal else length
+            rows = None if mask is None else mask[length - start :][:seen, : stop - start]
+            outputs.append(_block(q[head, start:stop], k[shared, :seen], v[shared, :seen], rows))
+            mx.eval(outputs[-1])  # its memory is used again by the next one
+    return mx.concatenate(outputs).reshape(heads, length, width).swapaxes(0, 1).reshape(length, -1)
+
+
+def _causal_mask(length: int, block: int) -> mx.array:
+    """Return what is added to scores [S, B] of the queries from `start` on: the rows from length - start on.
+
+    Returns:
+        [length + block, block]; row r is for the key that stands r - length behind the first query.
+    """
+    behind = mx.arange(-length, block)[:, None]
+    return mx.where(behind <= mx.arange(block), 0.0, -mx.inf)
+
+
+def _block(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
+    """Attend with q [B, d] to k and v [S, d], with `mask` [S, B] added.
+
+    Scores have a query's keys in a column: MLX takes maxima and sums of columns for many queries at once.
+    """
+    scores = k @ q.T  # [S, B]
+    weights = softmax_weights(scores if mask is None else scores + mask, axis=0)
+    return (weights.T @ v) / weights.sum(axis=0)[:, None]
+
+
+def _step_attention(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
+    """Attend with one query a page, a few keys to a product.
+
+    OpenBLAS reads a small product's matrices where they are, and copies those of a large one first.
+    """
+    count, kv_heads, window, width = keys.shape
+    size = gcd(window, _KEYS_TOGETHER)
+    blocks = (count, kv_heads, window // size, size)
+    q = (queries * (_LOG2_E * width**-0.5)).reshape(count, kv_heads, 1, -1, width)
+    scores = q @ keys.reshape(*blocks, width).swapaxes(-1, -2)  # [n, kv_heads, blocks, share, keys]
+    added = mask[:, :, 0].reshape(count, kv_heads, -1, 1, size)
+    weights = softmax_weights((scores + added).astype(mx.float32), axis=(2, 4))
+    sums = weights.sum(axis=(2, 4), keepdims=True)  # [n, kv_heads, 1, share, 1]
+    out = (weights @ values.reshape(*blocks, width)).sum(axis=2, keepdims=True) / sums
+    return out.astype(queries.dtype).reshape(count, -1)
+
+
+ATTENTION = AttentionForm(_segments, grouped_mask, _step_attention)

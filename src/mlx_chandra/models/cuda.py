@@ -1,0 +1,365 @@
+"""All that exists for CUDA alone: few shapes, few launches.
+
+MLX keeps a plan of attention for every shape, takes 50 ms to make one, and raises after 513 of them; compiled
+functions are kept for every shape too. So prompts and pictures attend at rounded lengths. A launch takes the
+host 2 to 20 µs, more than most kernels of a decode step take the device, so decoder layers run in few
+launches: whole runs of 64 pages are 1.5 times as fast with them on an H200.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import groupby
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_chandra.models.attention import (
+    Attend,
+    AttentionForm,
+    AttentionPass,
+    as_batch,
+    as_list,
+    grouped_attention,
+    grouped_mask,
+    together,
+)
+from mlx_chandra.models.config import TextConfig
+from mlx_chandra.models.kv_cache import BucketArrays, StepPass, StepShape, finite
+from mlx_chandra.models.rope import Rotation, StepRotation
+
+_MOST_TOGETHER = 4  # segments in one call
+_MARK_WIDTH, _UNSEEN = 8, -3e4  # kernels want widths that are multiples of 8; float16 reaches to 65504
+_SHAPES_KEPT = 64  # of steps; one more takes a third of a millisecond
+
+
+def configure() -> None:
+    """Set MLX's variables, unless the user has. MLX reads them when it first computes something.
+
+    It keeps every different graph of launches, and steps take the same time without them. It raises when it
+    has made twice as many graphs or plans of attention as it keeps; a long run rather waits for the next one.
+    """
+    os.environ.setdefault("MLX_USE_CUDA_GRAPHS", "0")
+    os.environ.setdefault("MLX_ENABLE_CACHE_THRASHING_CHECK", "0")
+
+
+def rounded_form(multiple: int) -> AttentionForm:
+    """Attention with lengths rounded up to a multiple of so many tokens, and few shapes of it."""
+    return AttentionForm(partial(_rounded_segments, multiple), grouped_mask, grouped_attention, multiple)
+
+
+def _rounded_segments(
+    multiple: int, lengths: Sequence[int], total: int, causal: bool, dtype: mx.Dtype
+) -> Attend:
+    if causal:
+        return partial(_causal_attention, multiple, tuple(lengths))
+    return partial(_rounded_attention, rounded_layout(lengths, total, multiple, dtype))
+
+
+def _causal_attention(
+    multiple: int, lengths: tuple[int, ...], queries: mx.array, keys: mx.array, values: mx.array
+) -> mx.array:
+    """Attend by causal segments; each reads on into the tokens behind it, which none of its own looks at.
+
+    Values there must be finite: a masked place weighs 0, and 0 * inf is no number.
+    """
+    values = mx.nan_to_num(values)
+    outputs = []
+    start = 0
+    for length in lengths:
+        size = -(-length // multiple) * multiple
+        batch = (as_batch(_from(x, start, size), 1) for x in (queries, keys, values))
+        scale = queries.shape[-1] ** -0.5
+        out = mx.fast.scaled_dot_product_attention(*batch, scale=scale, mask="causal")
+        outputs.append(as_list(out)[:length])
+        start += length
+    return together(outputs, len(queries)).reshape(len(queries), -1)
+
+
+def _from(x: mx.array, start: int, size: int) -> mx.array:
+    """Return x[start : start + size], with zeros where x ends before; a view if it doesn't."""
+    here = x[start : start + size]
+    missing = size - len(here)
+    return mx.pad(here, [(0, missing), (0, 0), (0, 0)]) if missing else here
+
+
+@dataclass(frozen=True)
+class RoundedLayout:
+    """Where the T tokens of a pass of pictures stand among R places, the same for all layers.
+
+    Attributes:
+        groups: Rounded length and number of segments of each call, in the order of their places.
+        tokens: int32 [R], the token at each place, some other one of its segment where none is; None where
+            places and tokens are the same.
+        places: int32 [T], the place of each token, any place for one that is in no segment; None likewise.
+        marks: [R, 1, 8] to widen keys by, where queries get ones: times each other they add 0 to a token's
+            score, and to that of an empty place so much that nobody sees it. So no mask is needed, which
+            makes kernels slower. None where there is no empty place.
+    """
+
+    groups: tuple[tuple[int, int], ...]
+    tokens: mx.array | None = None
+    places: mx.array | None = None
+    marks: mx.array | None = None
+
+    def spread(self, x: mx.array) -> mx.array:
+        """[T, ...] -> [R, ...]"""
+        return x if self.tokens is None else x[self.tokens]
+
+    def gathered(self, x: mx.array) -> mx.array:
+        """[R, ...] -> [T, ...]"""
+        return x if self.places is None else x[self.places]
+
+
+def rounded_layout(lengths: Sequence[int], total: int, multiple: int, dtype: mx.Dtype) -> RoundedLayout:
+    """Lay out segments of `lengths`, at the start of `total` tokens, each rounded up to a `multiple`.
+
+    Args:
+        dtype: Of the marks.
+    """
+    rounded = [-(-length // multiple) * multiple for length in lengths]
+    order = sorted(range(len(lengths)), key=lambda segment: rounded[segment])
+    runs = groupby(rounded[segment] for segment in order)
+    groups = tuple((size, count) for size, run in runs for count in _shared_counts(len(list(run))))
+    starts = np.cumsum([0, *lengths])
+    tokens, places, seen = [], np.zeros(total, np.int32), []
+    first = 0
+    for segment in order:
+        length, start = lengths[segment], starts[segment]
+        here = np.arange(rounded[segment])
+        tokens.append(start + np.minimum(here, length - 1))
+        places[start : start + length] = first + here[:length]
+        seen.append(here < length)
+        first += rounded[segment]
+    if np.array_equal(places, np.arange(first)):
+        return RoundedLayout(groups)
+    marks = None
+    if list(lengths) != rounded:
+        column = mx.array(np.where(np.concatenate(seen), 0.0, _UNSEEN).astype(np.float32)).astype(dtype)
+        marks = mx.broadcast_to(column[:, None, None], (first, 1, _MARK_WIDTH))
+    indices = mx.array(np.concatenate(tokens).astype(np.int32))
+    return RoundedLayout(groups, indices, mx.array(places), marks)
+
+
+def _shared_counts(count: int) -> list[int]:
+    """Split `count` into few different numbers: there is a plan for each of them, too."""
+    counts = []
+    while count:
+        counts.append(min(_MOST_TOGETHER, 1 << (count.bit_length() - 1)))
+        count -= counts[-1]
+    return counts
+
+
+def _rounded_attention(
+    layout: RoundedLayout, queries: mx.array, keys: mx.array, values: mx.array
+) -> mx.array:
+    """Attend within a layout's segments, where a token sees all of its own."""
+    scale = queries.shape[-1] ** -0.5
+    q, k, v = (layout.spread(x) for x in (queries, keys, values))
+    if layout.marks is not None:
+        ones = mx.ones((1, 1, layout.marks.shape[-1]), q.dtype)
+        q, k = (
+            mx.concatenate([x, mx.broadcast_to(added, (*x.shape[:2], added.shape[-1]))], axis=-1)
+            for x, added in ((q, ones), (k, layout.marks))
+        )
+    outputs = []
+    start = 0
+    for length, count in layout.groups:
+        here = slice(start, start + length * count)
+        batch = (as_batch(x[here], count) for x in (q, k, v))
+        outputs.append(as_list(mx.fast.scaled_dot_product_attention(*batch, scale=scale)))
+        start = here.stop
+    return layout.gathered(together(outputs, start).reshape(start, -1))
+
+
+def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> list[Any]:
+    """Replace decoder layers (qwen3_vl.DecoderLayer) by fused ones; a quantised layer stays as it is.
+
+    Evaluates layer by layer, so that only one layer's weights are in memory twice.
+
+    Args:
+        kept: The dtype of what the cache keeps.
+    """
+    functions = _Functions(config, kept)
+    fused: list[Any] = []
+    for number, layer in enumerate(layers):
+        plain = _has_plain_matrices(layer)
+        fused.append(FusedLayer(layer, number, config, functions) if plain else layer)
+        mx.eval(fused[-1].parameters())
+        if plain:
+            layer.clear()  # gives the parts' memory back
+    return fused
+
+
+def _has_plain_matrices(layer: Any) -> bool:
+    """Whether no matrix of a layer is quantised or has a bias."""
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    matrices = (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    return all(type(matrix) is nn.Linear and "bias" not in matrix for matrix in matrices)
+
+
+class _Functions:
+    """The parts of a layer, compiled once for all layers of a model: weights are arguments.
+
+    Attributes:
+        before: See `_before`.
+        after: See `_after`.
+        step: Returns `_step` of a shape.
+    """
+
+    def __init__(self, config: TextConfig, kept: mx.Dtype) -> None:
+        self.before: Callable[..., tuple[mx.array, mx.array]] = mx.compile(partial(_before, config))
+        self.after: Callable[..., mx.array] = mx.compile(partial(_after, config))
+
+        # one function a shape: MLX would look for it among all that it has compiled, and keep them for good
+        @lru_cache(_SHAPES_KEPT)
+        def step(shape: StepShape) -> Callable[..., tuple[mx.array, list[mx.array]]]:
+            return mx.compile(partial(_step, config, kept, shape))
+
+        self.step = step
+
+
+class FusedLayer(nn.Module):
+    """Takes the place of one decoder layer: the same numbers from the same weights, in few launches.
+
+    Queries, keys and values are one product and so are gate and up; residuals are added by the product before
+    them. In a decode step, a layer with its attention is one compiled function.
+    """
+
+    def __init__(self, layer: Any, number: int, config: TextConfig, functions: _Functions) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self._layer, self._functions = number, functions
+        projections = [p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self.before = [
+            layer.input_layernorm.weight,
+            _by_group(projections, config).T,
+            *_head_norms(attention, config),
+        ]
+        self.after = [
+            attention.o_proj.weight.T,
+            layer.post_attention_layernorm.weight,
+            mx.concatenate([mlp.gate_proj.weight, mlp.up_proj.weight]).T,
+            mlp.down_proj.weight.T,
+        ]
+
+    def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
+        """x [T, hidden] -> the same behind this layer; kept compiled for each T."""
+        queries, joined = self._functions.before(self.before, x, *rotation.apart)
+        attended = attention.attend_joined(self._layer, queries, joined)
+        return self._functions.after(self.after, x, attended)
+
+    def step(self, x: mx.array, rotation: StepRotation, attention: StepPass) -> mx.array:
+        """Do the same for one token of each of n pages."""
+        step = self._functions.step(attention.shape)
+        kept, arrays, turns = attention.kept(self._layer), attention.arrays, (rotation.cos, rotation.sin)
+        x, kept = step(kept, arrays, self.before, self.after, x, *turns)
+        attention.keep(self._layer, kept)
+        return x
+
+
+def _by_group(weights: Sequence[mx.array], config: TextConfig) -> mx.array:
+    """Join the rows of the matrices of queries, keys and values by key/value head: its queries, key, value.
+
+    So what belongs to a head stands at even distances, which a product with its keys needs, and no copy.
+    """
+    kv_heads = config.num_key_value_heads
+    apart = [weight.reshape(kv_heads, -1, *weight.shape[1:]) for weight in weights]
+    return mx.concatenate(apart, axis=1).reshape(-1, *weights[0].shape[1:])
+
+
+def _head_norms(attention: Any, config: TextConfig) -> tuple[mx.array, mx.array, mx.array, mx.array]:
+    """Return what heads, in the order of `_by_group`, are scaled with.
+
+    Returns:
+        The scales [heads + 2 * kv_heads, 2, d / 2]; the same with the halves swapped; which heads are values
+        [heads + 2 * kv_heads, 1, 1]; and ones [d], for MLX's norm, which without a weight reads one from the
+        host's memory.
+    """
+    heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    query, key = attention.q_norm.weight, attention.k_norm.weight
+    ones = mx.ones((width,), key.dtype)
+    counted = ((query, heads), (key, kv_heads), (ones, kv_heads))
+    rows = [mx.broadcast_to(weight, (count, width)) for weight, count in counted]
+    scales = _by_group(rows, config).reshape(-1, 2, width // 2)
+    kinds = [mx.zeros((heads, 1)), mx.zeros((kv_heads, 1)), mx.ones((kv_heads, 1))]
+    is_value = _by_group(kinds, config).astype(mx.bool_)
+    return scales, mx.contiguous(scales[:, ::-1]), is_value[:, :, None], ones
+
+
+def _heads(
+    config: TextConfig, x: mx.array, norm: mx.array, qkv: mx.array, ones: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Return all heads [T, heads + 2 * kv_heads, 2, d / 2] of x [T, hidden], as they are and normalised."""
+    eps, width = config.rms_norm_eps, config.head_dim
+    heads = (mx.fast.rms_norm(x, norm, eps) @ qkv).reshape(x.shape[0], -1, width)
+    apart = (*heads.shape[:2], 2, width // 2)
+    return heads.reshape(apart), mx.fast.rms_norm(heads, ones, eps).reshape(apart)
+
+
+def _step(
+    config: TextConfig,
+    dtype: mx.Dtype,
+    shape: StepShape,
+    kept: list[mx.array],
+    arrays: list[BucketArrays],
+    before: list[mx.array],
+    after: list[mx.array],
+    x: mx.array,
+    cos: mx.array,
+    sin: mx.array,
+) -> tuple[mx.array, list[mx.array]]:
+    """Run a layer's decode step.
+
+    Args:
+        dtype: Of what the cache keeps.
+        kept, arrays: See `StepShape`.
+        before, after: A layer's.
+        x: [n, hidden].
+        cos, sin: A rotation's, halves apart: [n, 1, 2, d / 2].
+
+    Returns:
+        x behind the layer, and what the cache's buckets keep of the layer then.
+    """
+    norm, qkv, scales, swapped_scales, is_value, ones = before
+    heads, normed = _heads(config, x, norm, qkv, ones)
+    turned = normed * scales * cos + normed[:, :, ::-1] * swapped_scales * sin  # a view swaps the halves
+    joined = finite(mx.where(is_value, heads, turned), dtype)
+    by_group = joined.reshape(len(x), config.num_key_value_heads, -1, config.head_dim)
+    attended, kept = shape.attend_joined(kept, arrays, by_group[:, :, :-2], by_group[:, :, -2:])
+    return _after(config, after, x, attended), kept
+
+
+def _before(
+    config: TextConfig, weights: list[mx.array], x: mx.array, cos: mx.array, sin: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Return queries [T, heads, d] and keys and values [T, kv_heads, 2, d] of prompts' tokens x [T, hidden].
+
+    Each is an array of its own, because prompts attend to queries that stand side by side.
+    """
+    norm, qkv, scales, swapped_scales, is_value, ones = weights
+    kv_heads, width = config.num_key_value_heads, config.head_dim
+    heads, normed = (
+        array.reshape(len(x), kv_heads, -1, 2, width // 2) for array in _heads(config, x, norm, qkv, ones)
+    )
+    straight, swapped = (array[: heads.shape[2]] for array in (scales, swapped_scales))  # groups are alike
+
+    def turned(some: slice) -> mx.array:
+        halves, exchanged = normed[:, :, some], normed[:, :, some, ::-1]
+        return halves * straight[some] * cos[:, None] + exchanged * swapped[some] * sin[:, None]
+
+    queries, rest = turned(slice(-2)), slice(-2, None)
+    pairs = mx.where(is_value[: heads.shape[2]][rest], heads[:, :, rest], turned(rest))
+    return queries.reshape(len(x), -1, width), pairs.reshape(len(x), kv_heads, 2, width)
+
+
+def _after(config: TextConfig, weights: list[mx.array], x: mx.array, attended: mx.array) -> mx.array:
+    """Return x [T, hidden] with the attention's output [T, heads * d] and then the MLP's added."""
+    output, norm, gate_up, down = weights
+    x = mx.addmm(x, attended.astype(x.dtype), output)
+    gate, up = mx.split(mx.fast.rms_norm(x, norm, config.rms_norm_eps) @ gate_up, 2, axis=-1)
+    return mx.addmm(x, gate * mx.sigmoid(gate) * up, down)

@@ -1,4 +1,4 @@
-"""`--log-file` tells another program what a run does: a line of JSON for each event, whatever happens."""
+"""`--log-file` says to other programs what a run does: a line of JSON for each event, whatever happens."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
     return ["ocr", "--images-dir", str(folder / "in"), "-o", str(folder / "r.csv"), "--log-file", log, *more]
 
 
-def test_a_run_tells_its_settings_each_page_and_how_it_ended(tmp_path: Path) -> None:
+def test_a_run_logs_its_settings_each_page_and_how_it_ended(tmp_path: Path) -> None:
     for number in range(3):
         make_page(tmp_path / "in" / f"{number}.png", number)
     (tmp_path / "in" / "3.png").write_bytes(b"")
@@ -75,14 +75,17 @@ def test_later_runs_append_and_a_torn_last_line_stays_the_only_one(tmp_path: Pat
 
 
 def test_an_error_that_ends_the_run_is_in_the_log(tmp_path: Path) -> None:
-    make_page(tmp_path / "in" / "a.png")
-    assert here(*arguments(tmp_path), script=Script(fails_after=0)) == 1
-    last = events(tmp_path / "log.jsonl")[-1]
-    assert (last["event"], last["message"], last["remedy"]) == (
-        "error",
-        "The device is gone.",
-        "Look for it.",
-    )
+    for number in range(60):
+        make_page(tmp_path / "in" / f"{number}.png", number)
+    assert here(*arguments(tmp_path), script=Script(fails_after=20)) == 1
+    *pages, last = events(tmp_path / "log.jsonl")[2:]
+    assert {event["event"] for event in pages} == {"page_finished"}
+    assert {event["page"]: event["status"] for event in pages} == {
+        row.path: row.status for row in read(tmp_path / "r.csv")
+    }
+    assert (last["event"], last["exit_status"]) == ("error", 1)
+    assert "the device is gone" in last["message"]
+    assert last["remedy"]
     assert (
         here(*arguments(tmp_path)[:-2], "--log-file", str(tmp_path / "b"), "--retry-errors", "--overwrite")
         == 2
@@ -97,8 +100,8 @@ def test_every_line_is_there_when_the_run_is_killed(tmp_path: Path) -> None:
     wait_for_rows(tmp_path / "r.csv", 8)
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=10)
-    told = [event for event in events(tmp_path / "log.jsonl") if event["event"] == "page_finished"]
-    assert len(told) >= 4  # those of the last group that was written may be missing, its rows came first
+    logged = [event for event in events(tmp_path / "log.jsonl") if event["event"] == "page_finished"]
+    assert len(logged) >= 4  # those of the last group that was written may be missing, its rows came first
 
 
 def test_a_log_that_cannot_be_written_ends_the_program_before_it_begins(
@@ -123,7 +126,7 @@ def test_a_log_that_fails_later_is_one_warning_and_the_pages_are_read(tmp_path: 
     assert len(read(tmp_path / "r.csv")) == 5
 
 
-def test_how_things_stand_is_told_every_ten_seconds(tmp_path: Path) -> None:
+def test_progress_is_logged_every_ten_seconds(tmp_path: Path) -> None:
     with LogFile(str(tmp_path / "log.jsonl"), print) as log:
         for second in range(25):
             log.update(snapshot(second, float(second), tokens=second * 100, failed=min(second, 1)))
@@ -138,7 +141,7 @@ def test_how_things_stand_is_told_every_ten_seconds(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes UTF-8 only")
-def test_a_path_that_is_not_utf8_stands_as_in_the_table(tmp_path: Path) -> None:
+def test_a_path_that_is_not_utf8_is_as_in_the_csv(tmp_path: Path) -> None:
     make_page(tmp_path / "in" / "a.png").rename(tmp_path / "in" / os.fsdecode(b"\xff.png"))
     assert here(*arguments(tmp_path)) == 0
     (page,) = [event for event in events(tmp_path / "log.jsonl") if event["event"] == "page_finished"]

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.cli.main import main
-from mlx_chandra.cli.reader import ReaderOptions
-from mlx_chandra.pipeline import Reader
+from mlx_chandra.cli.model import ModelOptions
+from mlx_chandra.engine.service import Service
 from tests.cli.program import ROOT, environment, here, make_page, process, read, start, statuses
 from tests.documents.test_image_files import declared_png
-from tests.fakes import Answer, FakeReader, Script, text_for
+from tests.fakes import Answer, Script, fake_service, text_for
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_results_that_are_there_are_neither_mixed_nor_lost_unasked(
     assert "--resume" in capfd.readouterr().err  # type: ignore[attr-defined]
 
 
-def test_resume_does_what_is_missing_and_leaves_failed_pages(pages: Path, tmp_path: Path) -> None:
+def test_resume_reads_what_is_missing_and_leaves_failed_pages(pages: Path, tmp_path: Path) -> None:
     for number in range(4):
         make_page(pages / f"{number}.png", number)
     (pages / "1.png").write_bytes(b"")
@@ -172,7 +172,7 @@ def test_resume_does_what_is_missing_and_leaves_failed_pages(pages: Path, tmp_pa
     assert found["1.png"] == "error:unreadable: the file is empty"
 
 
-def test_retry_errors_does_failed_pages_again(pages: Path, tmp_path: Path) -> None:
+def test_retry_errors_reads_failed_pages_again(pages: Path, tmp_path: Path) -> None:
     for number in range(4):
         make_page(pages / f"{number}.png", number)
     (pages / "1.png").write_bytes(b"")
@@ -209,6 +209,31 @@ def test_no_text_writes_none(pages: Path) -> None:
     assert not list(pages.rglob("*.txt"))
 
 
+def test_save_every_is_taken_and_changes_nothing(
+    pages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_page(pages / "a.png")
+    assert ocr(pages) == 0
+    before = (tmp_path / "r.csv").read_bytes()
+    assert ocr(pages, "--save-every", "50", "--resume") == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    assert (tmp_path / "r.csv").read_bytes() == before
+    assert ocr(pages, "--save-every", "0") == 2
+    assert "not a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_rows_stand_in_the_order_of_the_input(pages: Path, tmp_path: Path) -> None:
+    answers = {f"{number:06x}": Answer("word " * 20 * (9 - number)) for number in range(9)}
+    for number in range(9):
+        make_page(pages / f"{number}.png", number)
+    assert ocr(pages, "--pages", "1", script=Script(answers=answers, slots=9)) == 0
+    assert [Path(row.path).name for row in read(tmp_path / "r.csv")] == [f"{n}.png" for n in range(9)]
+    make_page(pages / "4a.png", 44)
+    assert ocr(pages, "--rerun", "path=*2.png") == 0
+    names = [Path(row.path).name for row in read(tmp_path / "r.csv")]
+    assert names == sorted([*(f"{n}.png" for n in range(9)), "4a.png"], key=lambda name: name)
+
+
 def test_verbose_gives_a_line_for_each_batch(pages: Path, tmp_path: Path) -> None:
     for number in range(10):
         make_page(pages / f"{number}.png", number)
@@ -216,7 +241,7 @@ def test_verbose_gives_a_line_for_each_batch(pages: Path, tmp_path: Path) -> Non
     done = process(Script(slots=4, step=0.05), tmp_path, *arguments)
     lines = done.stderr.splitlines()
     assert 2 <= len(lines) <= 4
-    for word in ("prompt and", "generated tokens", "tokens/s", "of 4 slots in use", "memory 1.00 GB"):
+    for word in ("prompt and", "output tokens", "tokens/s", "of 4 slots in use", "memory 1.00 GB"):
         assert all(word in line for line in lines), (word, lines)
     assert lines[-1].startswith("10 of 10 pages: ")
     prompt_tokens = sum(int(line.split(": ")[1].split()[0].replace(",", "")) for line in lines)
@@ -246,13 +271,13 @@ def test_wrong_usage_is_status_2_and_says_what_is_wrong(
     assert os.listdir(tmp_path) == []
 
 
-def test_the_options_reach_the_reader(pages: Path, tmp_path: Path) -> None:
+def test_the_options_reach_the_model(pages: Path, tmp_path: Path) -> None:
     make_page(pages / "a.png")
-    given: list[ReaderOptions] = []
+    given: list[ModelOptions] = []
 
-    def factory(options: ReaderOptions) -> Reader:
+    def factory(options: ModelOptions) -> Service:
         given.append(options)
-        return FakeReader()  # type: ignore[return-value]
+        return fake_service()
 
     base = ["ocr", "--images-dir", str(pages), "-o", str(tmp_path / "r.csv"), "--overwrite"]
     assert main(base, factory) == 0
@@ -261,9 +286,9 @@ def test_the_options_reach_the_reader(pages: Path, tmp_path: Path) -> None:
     )
     assert main([*base, *more], factory) == 0
     assert main([*base, "--prompt", "Read this.", "--batch-size", "auto"], factory) == 0
-    default = ReaderOptions("mlx-community/chandra-bf16", None, None, "ocr_layout", 8192, 1024, None)
-    assert given[0] == default
-    assert given[1] == ReaderOptions("demo", "float32", None, "ocr", 99, 0, 5)
+    model = "mlx-community/chandra-bf16"
+    assert given[0] == ModelOptions(model, None, None, "ocr_layout", 8192, 1024, None, 3, False)
+    assert given[1] == ModelOptions("demo", "float32", None, "ocr", 99, 0, 5, 3, False)
     assert (given[2].prompt, given[2].batch_size) == ("Read this.", None)
 
 
@@ -314,7 +339,7 @@ def test_ctrl_c_while_the_model_loads_stops_the_program(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     pages: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     for page in range(60):

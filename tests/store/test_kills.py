@@ -1,4 +1,4 @@
-"""Killed before any write, sync, rename or commit, a run leaves a store and a CSV that the next one completes."""
+"""Killed before any write, sync, rename or commit, a run leaves what the next one completes."""
 
 import os
 import shutil
@@ -11,8 +11,9 @@ import pytest
 from mlx_chandra.files import disk
 from mlx_chandra.store import database as store_database
 from mlx_chandra.store.store import Start, Store
-from tests.store.stores import is_whole, opened, read, rows, texts, write
+from tests.store.stores import SETTINGS, is_whole, opened, read, rows, texts, write
 
+Run = Callable[[Path, Callable[[str], None]], None]
 OLD = {"/0.png": "old 0", "/1.png": "old 1", "/a.pdf": "", "/2.png": "old 2"}
 
 
@@ -62,21 +63,18 @@ class Killer:
         return killing
 
 
-def in_a_child(
-    path: Path, step: int, work: Callable[[Path, Callable[[str], None]], None]
-) -> list[str] | None:
-    """Run `work` in a process that is killed at a step; return what it said before, None if it came to its end."""
+def in_a_child(path: Path, step: int, work: Run) -> list[str] | None:
+    """Run `work` in a process that is killed at a step; return what it said before. None if it ended."""
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
-        say, whole = os.write, os.write
+        whole = os.write
         Killer(step).patch()
         try:
             work(path, lambda word: (whole(theirs, f"{word}\n".encode()), None)[1])
         except BaseException:
             os._exit(1)
         os._exit(0)
-        del say
     os.close(theirs)
     with open(ours, encoding="utf-8") as file:
         said = file.read().split()
@@ -111,9 +109,7 @@ def anew(path: Path, say: Callable[[str], None]) -> None:
         store.end_run(complete=True)
 
 
-def killed_at_each_step(
-    begun: Path, work: Callable[[Path, Callable[[str], None]], None]
-) -> Iterator[tuple[Path, list[str]]]:
+def killed_at_each_step(begun: Path, work: Run) -> Iterator[tuple[Path, list[str]]]:
     for step in range(1000):
         folder = begun.parent / f"{step}"
         shutil.copytree(begun, folder)
@@ -127,7 +123,7 @@ def killed_at_each_step(
 
 def test_a_run_killed_at_any_step_loses_no_page_that_it_stored(begun: Path) -> None:
     for path, said in killed_at_each_step(begun, going_on):
-        with Store.preview(path, opened.__defaults__[1]) as seen:  # type: ignore[index]
+        with Store.preview(path, SETTINGS) as seen:
             before = {name: seen.result(name).text for name, _, _ in all_rows(seen)}  # type: ignore[union-attr]
         is_whole(path)
         found = texts(path)

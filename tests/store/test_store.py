@@ -1,4 +1,4 @@
-"""The store remembers how pages were read, and nothing is lost where it is missing, damaged, newer or full."""
+"""The store remembers how pages were read, and loses nothing where it is damaged, newer or full."""
 
 import errno
 import fcntl
@@ -209,8 +209,7 @@ def test_damage_found_during_a_run_ends_it_and_the_next_one_begins_anew(path: Pa
     with store.asking() as database:
         database.execute("pragma shrink_memory")
     with pytest.raises(OutputError, match="damaged"):
-        for n in range(200):
-            store.add([read(f"/in/{n}.png", "new")])
+        store.add([read(f"/in/{n}.png", "new") for n in range(200)])
     store.close()
     assert Path(store_path(str(path)) + ".damaged-1").exists()
     with opened(path) as store:

@@ -32,7 +32,7 @@ def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def copied(tmp_path: Path, name: str) -> Path:
-    """A copy of what version 0.1.0 left, in which /ROOT is where it lies; `killed` has a redo file pending."""
+    """A copy of what version 0.1.0 left, with its own paths; `killed` has a redo file pending."""
     root = tmp_path / name
     shutil.copytree(DATA / name, root)
     for path in [

@@ -370,6 +370,7 @@ class Store:
             self._csv.close()
         if self._database is not None:
             self._database.close()
+        self._csv = None
         if self._lock is not None:
             self._lock.release()
 

@@ -280,17 +280,26 @@ def test_an_edit_after_the_last_row_is_kept_too(path: Path) -> None:
     assert texts(path) == {"/1.png": "ONE", "/2.png": "two"}
 
 
-def test_something_else_in_the_csvs_place_is_left_there_and_the_results_are_safe(path: Path) -> None:
+@pytest.mark.parametrize("put_back", [True, False])
+def test_something_else_in_the_csvs_place_is_left_there_and_the_results_are_safe(
+    path: Path, put_back: bool
+) -> None:
+    write(path, [read("/0.png", "0")])
+    older_copy = path.parent / "older.csv"
+    if put_back:
+        older_copy.write_bytes(path.read_bytes())
     store = opened(path)
     store.add([read("/1.png", "1")])
     path.write_text("a letter to my aunt")
     store.add([read("/2.png", "2")])
+    with pytest.raises(OutputError, match="first line"):
+        store.end_run(complete=True)
     with pytest.raises(OutputError, match=r"safe in .*journal\.sqlite.*Move .* away and run again"):
         store.close()
     assert path.read_text() == "a letter to my aunt"
-    path.unlink()
+    older_copy.rename(path) if older_copy.exists() else path.unlink()
     opened(path).close()
-    assert texts(path) == {"/1.png": "1", "/2.png": "2"}
+    assert texts(path) == {"/0.png": "0", "/1.png": "1", "/2.png": "2"}
 
 
 # -- who only looks, and two runs

@@ -152,6 +152,20 @@ def test_overwriting_forgets_the_redo_file(tmp_path: Path) -> None:
     assert texts(root / "r.csv") == {"/1.png": "anew"}
 
 
+def test_overwriting_that_is_killed_forgets_the_redo_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copied(tmp_path, "killed")
+    store = opened(root / "r.csv", Start.OVERWRITE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.add([read("/1.png", "anew")])
+    killed(store)
+    opened(root / "r.csv").close()
+    assert texts(root / "r.csv") == {"/1.png": "anew"}
+
+
 def test_overwriting_that_stores_nothing_leaves_version_1_results_to_the_next_run(tmp_path: Path) -> None:
     root = copied(tmp_path, "killed")
     before = newest(root)

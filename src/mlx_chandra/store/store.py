@@ -262,7 +262,11 @@ class Store:
         self._began = self._began or time.monotonic()
 
     def end_run(self, complete: bool) -> None:
-        """Note that this run came to its end; with `complete`, order the CSV's rows as the input."""
+        """Note that this run came to its end; with `complete`, order the CSV's rows as the input.
+
+        A run that was stopped leaves the order to the next one. Closing puts rows that were read again in
+        their places, either way.
+        """
         with self._mutex:
             if self._run is not None:
                 with self._db.change() as connection:

@@ -3,14 +3,17 @@
 import os
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mlx_chandra.errors import DiskFullError
 from mlx_chandra.files import disk
 from mlx_chandra.store import database as store_database
 from mlx_chandra.store.store import Start, Store
+from tests.crash.test_disk_full import small_disk
 from tests.store.stores import SETTINGS, is_whole, opened, read, rows, texts, write
 
 Run = Callable[[Path, Callable[[str], None]], None]
@@ -193,3 +196,27 @@ def test_a_page_that_is_in_the_store_only_comes_into_the_csv(
     assert "/new.png" not in texts(path)
     opened(path).close()
     assert rows(path)[-1] == ("/new.png", "ok", "new")
+
+
+def fill(path: Path, kept: list[str]) -> None:
+    """Store pages, each of them twice, until the disk is full."""
+    with opened(path) as store:
+        for number in range(99):
+            store.add([read(f"/{number}.png", "first " * 500)])
+            kept.append(f"/{number}.png")
+            store.add([read(f"/{number // 2}.png", "again " * 500)])
+
+
+@pytest.mark.parametrize("size", [120, 160, 200, 260])  # kB
+def test_a_disk_that_is_really_full_keeps_what_was_stored(tmp_path: Path, size: int) -> None:
+    folder, kept = tmp_path / "disk", list[str]()
+    with small_disk(folder, f"{size}k"):
+        path = folder / "r.csv"
+        with pytest.raises(DiskFullError, match="is full"):
+            fill(path, kept)
+        assert set(kept) <= set(texts(path))
+        subprocess.run(["mount", "-o", "remount,size=9m", str(folder)], check=True)
+        is_whole(path)
+        found = texts(path)
+        assert set(kept) <= set(found)
+        assert all(found[f"/{number // 2}.png"].startswith("again") for number in range(len(kept) - 1))

@@ -362,6 +362,23 @@ def test_overwriting_touches_nothing_before_the_first_page(path: Path) -> None:
     is_whole(path)
 
 
+def test_overwriting_goes_on_after_a_disk_was_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, [read("/a.png", "old")])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with opened(path, Start.OVERWRITE) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            with pytest.raises(DiskFullError):
+                store.add([read("/a.png", "new")])
+        assert texts(path) == {"/a.png": "old"}
+        store.add([read("/b.png", "new")])
+        assert texts(path) == {"/a.png": "new", "/b.png": "new"}
+    is_whole(path)
+
+
 def test_overwriting_does_not_mind_damage_below_the_header_nor_what_the_store_does_not_have(
     path: Path,
 ) -> None:

@@ -94,6 +94,8 @@ def test_who_only_looks_sees_a_version_1_journal_as_a_run_would(root: Path) -> N
             assert (found.status, found.text) == (status, text)
             assert found.content or status.startswith("error:unreadable")
         assert store.other_settings() == []
+    with Store.preview(root / "r.csv", SETTINGS, Start.OVERWRITE) as store:
+        assert (store.count, store.known(page(f"{root}/in/x/a.png"))) == (0, None)
     assert {file: file.read_bytes() for file in root.rglob("*") if file.is_file()} == before
 
 

@@ -283,7 +283,7 @@ class Store:
             raise OutputError(f"{self.path} was opened to be looked at only.")
         with self._mutex:
             self.begin_run()
-            before = self._run, self._same
+            before, replaces = (self._run, self._same), self._csv.replaces
             try:
                 with self._csv.changing() as connection:
                     self._put(connection, results)
@@ -291,7 +291,7 @@ class Store:
             except BaseException:
                 self._run, self._same = before
                 raise
-            if self._csv.replaces:
+            if replaces:
                 self._db.show(hidden=False)
             self._csv.append(connection)
 

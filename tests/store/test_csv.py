@@ -182,13 +182,11 @@ def test_a_csv_torn_at_any_byte_is_completed_from_its_store(path: Path) -> None:
     ]
     write(path, results)
     whole = path.read_bytes()
-    ends = [
-        m for m in range(len(whole) + 1) if whole[:m].count(b'"') % 2 == 0 and whole[:m].endswith(b"\r\n")
-    ]
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         opened(path).close()
-        if length in ends:  # its user took rows out
+        cut = whole[:length]
+        if cut.endswith(b"\r\n") and cut.count(b'"') % 2 == 0:  # its user took rows out
             assert path.read_bytes() == whole[:length]
             with opened(path) as store:
                 store.add([result for result in results if not store.has(result.page.path)])
@@ -282,17 +280,26 @@ def test_an_edit_after_the_last_row_is_kept_too(path: Path) -> None:
     assert texts(path) == {"/1.png": "ONE", "/2.png": "two"}
 
 
-def test_something_else_in_the_csvs_place_is_left_there_and_the_results_are_safe(path: Path) -> None:
+@pytest.mark.parametrize("put_back", [True, False])
+def test_something_else_in_the_csvs_place_is_left_there_and_the_results_are_safe(
+    path: Path, put_back: bool
+) -> None:
+    write(path, [read("/0.png", "0")])
+    older_copy = path.parent / "older.csv"
+    if put_back:
+        older_copy.write_bytes(path.read_bytes())
     store = opened(path)
     store.add([read("/1.png", "1")])
     path.write_text("a letter to my aunt")
     store.add([read("/2.png", "2")])
+    with pytest.raises(OutputError, match="first line"):
+        store.end_run(complete=True)
     with pytest.raises(OutputError, match=r"safe in .*journal\.sqlite.*Move .* away and run again"):
         store.close()
     assert path.read_text() == "a letter to my aunt"
-    path.unlink()
+    older_copy.rename(path) if older_copy.exists() else path.unlink()
     opened(path).close()
-    assert texts(path) == {"/1.png": "1", "/2.png": "2"}
+    assert texts(path) == {"/0.png": "0", "/1.png": "1", "/2.png": "2"}
 
 
 # -- who only looks, and two runs
@@ -321,7 +328,29 @@ def test_who_looks_sees_what_a_run_would_and_writes_nothing(path: Path) -> None:
     assert sorted(os.listdir(path.parent)) == ["r.csv", "r.csv.journal.sqlite"]
 
 
-def test_a_second_run_is_told_who_is_at_it_also_through_a_link(path: Path) -> None:
+def test_who_looks_needs_no_right_to_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, [read("/a.png", "text")])
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for time in (None, 1e9):  # the store as it is, and a copy
+        if time is not None:
+            os.utime(path, (time, time))
+        path.parent.chmod(0o555)
+        try:
+            with Store.preview(path, SETTINGS) as store:
+                assert store.result("/a.png").text == "text"  # type: ignore[union-attr]
+        finally:
+            path.parent.chmod(0o755)
+
+
+def test_a_store_opened_by_a_run_may_be_closed_twice_and_answers_no_more(path: Path) -> None:
+    store = opened(path)
+    store.close()
+    store.close()
+    with pytest.raises(OutputError):
+        store.has("/a.png")
+
+
+def test_a_second_run_hears_who_is_at_it_also_through_a_link(path: Path) -> None:
     (path.parent / "link.csv").symlink_to("r.csv")
     with opened(path):
         assert running_on(str(path.parent / "link.csv")) == os.getpid()

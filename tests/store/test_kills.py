@@ -1,18 +1,22 @@
-"""Killed before any write, sync, rename or commit, a run leaves a store and a CSV that the next one completes."""
+"""Killed before any write, sync, rename or commit, a run leaves what the next one completes."""
 
 import os
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mlx_chandra.errors import DiskFullError
 from mlx_chandra.files import disk
 from mlx_chandra.store import database as store_database
 from mlx_chandra.store.store import Start, Store
-from tests.store.stores import is_whole, opened, read, rows, texts, write
+from tests.crash.test_disk_full import small_disk
+from tests.store.stores import SETTINGS, is_whole, opened, read, rows, texts, write
 
+Run = Callable[[Path, Callable[[str], None]], None]
 OLD = {"/0.png": "old 0", "/1.png": "old 1", "/a.pdf": "", "/2.png": "old 2"}
 
 
@@ -62,21 +66,18 @@ class Killer:
         return killing
 
 
-def in_a_child(
-    path: Path, step: int, work: Callable[[Path, Callable[[str], None]], None]
-) -> list[str] | None:
-    """Run `work` in a process that is killed at a step; return what it said before, None if it came to its end."""
+def in_a_child(path: Path, step: int, work: Run) -> list[str] | None:
+    """Run `work` in a process that is killed at a step; return what it said before. None if it ended."""
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:
-        say, whole = os.write, os.write
+        whole = os.write
         Killer(step).patch()
         try:
             work(path, lambda word: (whole(theirs, f"{word}\n".encode()), None)[1])
         except BaseException:
             os._exit(1)
         os._exit(0)
-        del say
     os.close(theirs)
     with open(ours, encoding="utf-8") as file:
         said = file.read().split()
@@ -111,9 +112,7 @@ def anew(path: Path, say: Callable[[str], None]) -> None:
         store.end_run(complete=True)
 
 
-def killed_at_each_step(
-    begun: Path, work: Callable[[Path, Callable[[str], None]], None]
-) -> Iterator[tuple[Path, list[str]]]:
+def killed_at_each_step(begun: Path, work: Run) -> Iterator[tuple[Path, list[str]]]:
     for step in range(1000):
         folder = begun.parent / f"{step}"
         shutil.copytree(begun, folder)
@@ -127,7 +126,7 @@ def killed_at_each_step(
 
 def test_a_run_killed_at_any_step_loses_no_page_that_it_stored(begun: Path) -> None:
     for path, said in killed_at_each_step(begun, going_on):
-        with Store.preview(path, opened.__defaults__[1]) as seen:  # type: ignore[index]
+        with Store.preview(path, SETTINGS) as seen:
             before = {name: seen.result(name).text for name, _, _ in all_rows(seen)}  # type: ignore[union-attr]
         is_whole(path)
         found = texts(path)
@@ -197,3 +196,27 @@ def test_a_page_that_is_in_the_store_only_comes_into_the_csv(
     assert "/new.png" not in texts(path)
     opened(path).close()
     assert rows(path)[-1] == ("/new.png", "ok", "new")
+
+
+def fill(path: Path, kept: list[str]) -> None:
+    """Store pages, each of them twice, until the disk is full."""
+    with opened(path) as store:
+        for number in range(99):
+            store.add([read(f"/{number}.png", "first " * 500)])
+            kept.append(f"/{number}.png")
+            store.add([read(f"/{number // 2}.png", "again " * 500)])
+
+
+@pytest.mark.parametrize("size", [120, 160, 200, 260])  # kB
+def test_a_disk_that_is_really_full_keeps_what_was_stored(tmp_path: Path, size: int) -> None:
+    folder, kept = tmp_path / "disk", list[str]()
+    with small_disk(folder, f"{size}k"):
+        path = folder / "r.csv"
+        with pytest.raises(DiskFullError, match="is full"):
+            fill(path, kept)
+        assert set(kept) <= set(texts(path))
+        subprocess.run(["mount", "-o", "remount,size=9m", str(folder)], check=True)
+        is_whole(path)
+        found = texts(path)
+        assert set(kept) <= set(found)
+        assert all(found[f"/{number // 2}.png"].startswith("again") for number in range(len(kept) - 1))

@@ -1,4 +1,4 @@
-"""Whatever is done to the CSV between two runs, what a run stored and what its user wrote are both kept."""
+"""Whatever happens to the CSV between two runs, what a run stored and what its user wrote are both kept."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""The CSV's rows are read back by everyone as they were written, and a torn one is told from a damaged file."""
+"""Rows are read back by everyone as they were written, and a torn one is not taken for damage."""
 
 import csv
 import io
@@ -86,7 +86,7 @@ def test_rows_are_as_the_standard_says_without_what_no_reader_takes(tmp_path: Pa
     assert (tmp_path / "r.csv").read_bytes() == HEADER + expected.encode()
 
 
-def test_a_files_pages_are_told_from_files() -> None:
+def test_a_files_pages_are_known_by_their_names() -> None:
     assert page_of("/a.pdf#page=12") == ("/a.pdf", 12)
     assert page_of("/a#page=3.png") == ("/a#page=3.png", 0)
     assert page_of("/a.pdf#page=0") == ("/a.pdf#page=0", 0)
@@ -107,7 +107,7 @@ WHOLE = HEADER + b'/a.png,ok,"one ""two""\nthree"\r\n/b.png,error:empty,\r\n'
         b"/x.png,ok,text\r",
     ],
 )
-def test_a_torn_tail_is_told_from_a_damaged_file(tmp_path: Path, tail: bytes) -> None:
+def test_a_torn_tail_is_no_damage(tmp_path: Path, tail: bytes) -> None:
     found, file = parsed(tmp_path, WHOLE + tail)
     assert [row.path for row in found] == ["/a.png", "/b.png"]
     assert (file.end, file.torn) == (len(WHOLE), True)

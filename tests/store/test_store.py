@@ -1,4 +1,4 @@
-"""The store remembers how pages were read, and nothing is lost where it is missing, damaged, newer or full."""
+"""The store remembers how pages were read, and loses nothing where it is damaged, newer or full."""
 
 import errno
 import fcntl
@@ -209,8 +209,7 @@ def test_damage_found_during_a_run_ends_it_and_the_next_one_begins_anew(path: Pa
     with store.asking() as database:
         database.execute("pragma shrink_memory")
     with pytest.raises(OutputError, match="damaged"):
-        for n in range(200):
-            store.add([read(f"/in/{n}.png", "new")])
+        store.add([read(f"/in/{n}.png", "new") for n in range(200)])
     store.close()
     assert Path(store_path(str(path)) + ".damaged-1").exists()
     with opened(path) as store:
@@ -360,6 +359,23 @@ def test_overwriting_touches_nothing_before_the_first_page(path: Path) -> None:
     write(path, [read("/b.png", "anew")], Start.OVERWRITE)
     assert rows(path) == [("/b.png", "ok", "anew")]
     assert asked(path, "select count(*) from runs") == [(1,)]
+    is_whole(path)
+
+
+def test_overwriting_goes_on_after_a_disk_was_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, [read("/a.png", "old")])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with opened(path, Start.OVERWRITE) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            with pytest.raises(DiskFullError):
+                store.add([read("/a.png", "new")])
+        assert texts(path) == {"/a.png": "old"}
+        store.add([read("/b.png", "new")])
+        assert texts(path) == {"/a.png": "new", "/b.png": "new"}
     is_whole(path)
 
 

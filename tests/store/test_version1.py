@@ -32,7 +32,7 @@ def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def copied(tmp_path: Path, name: str) -> Path:
-    """A copy of what version 0.1.0 left, in which /ROOT is where it lies; `killed` has a redo file pending."""
+    """A copy of what version 0.1.0 left, with its own paths; `killed` has a redo file pending."""
     root = tmp_path / name
     shutil.copytree(DATA / name, root)
     for path in [
@@ -94,6 +94,8 @@ def test_who_only_looks_sees_a_version_1_journal_as_a_run_would(root: Path) -> N
             assert (found.status, found.text) == (status, text)
             assert found.content or status.startswith("error:unreadable")
         assert store.other_settings() == []
+    with Store.preview(root / "r.csv", SETTINGS, Start.OVERWRITE) as store:
+        assert (store.count, store.known(page(f"{root}/in/x/a.png"))) == (0, None)
     assert {file: file.read_bytes() for file in root.rglob("*") if file.is_file()} == before
 
 
@@ -148,6 +150,20 @@ def test_overwriting_forgets_the_redo_file(tmp_path: Path) -> None:
     with opened(root / "r.csv", Start.OVERWRITE) as store:
         store.add([read("/1.png", "anew")])
     assert texts(root / "r.csv") == {"/1.png": "anew"}
+    opened(root / "r.csv").close()
+    assert texts(root / "r.csv") == {"/1.png": "anew"}
+
+
+def test_overwriting_that_is_killed_forgets_the_redo_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copied(tmp_path, "killed")
+    store = opened(root / "r.csv", Start.OVERWRITE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.add([read("/1.png", "anew")])
+    killed(store)
     opened(root / "r.csv").close()
     assert texts(root / "r.csv") == {"/1.png": "anew"}
 

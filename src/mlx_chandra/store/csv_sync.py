@@ -41,7 +41,7 @@ class CsvSync:
         self.path, self.touched, self.replaces = path, False, False
         self._change, self._warnings = change, warnings
         self._file = CsvFile(path)
-        self._unnoted = self._detached = False
+        self._unnoted = self._detached = self._rewrites = False
 
     def open(self, start: Start) -> None:
         """Join the store with the CSV that is there. With OVERWRITE nothing is touched yet."""
@@ -79,15 +79,16 @@ class CsvSync:
                 database.execute("update csv set clean = ?", (REPLACE if self.replaces else UNCLEAN,))
             yield database
         self._unnoted, self.touched = False, True
+        self.replaces, self._rewrites = False, self._rewrites or self.replaces
 
     def append(self, database: sqlite3.Connection) -> None:
         """Write the rows of new pages, which are in the store; where others changed the CSV, later."""
         if self._detached:
             return
-        if self.replaces:
+        if self._rewrites:
             self._file.rewrite(row_order.new_rows(database))
             remove_redo_file(self.path)
-            self.replaces, self.touched = False, False  # the next transaction takes REPLACE back
+            self._rewrites = self.touched = False  # the next transaction takes REPLACE back
         elif not self._file.append(row_order.new_rows(database)):
             self._detached = True
             self._warnings.append(
@@ -106,7 +107,7 @@ class CsvSync:
             unplaced = database.execute(asked).fetchone() is not None
         if not (self.touched or (complete and unplaced)):
             return
-        rewrite = not self._file.is_as_left and self._rejoin()
+        rewrite = self._rewrites or (not self._file.is_as_left and self._rejoin())
         stored = row_order.stored_order(database)
         order = row_order.input_order(database) if complete else stored
         if rewrite or order != stored or is_behind(database):
@@ -117,7 +118,7 @@ class CsvSync:
             if complete:
                 row_order.set_positions(database, order)
             self._settle(database)
-        self.touched = self._unnoted = self._detached = False
+        self.touched = self._unnoted = self._detached = self._rewrites = False
 
     def close(self) -> None:
         """Let go of the CSV."""

@@ -36,26 +36,28 @@ def open_preview(path: str, start: Start, texts: bool) -> sqlite3.Connection:
         check_header(path)
     source = open_to_read(store) if os.path.exists(store) else None
     with contextlib.ExitStack() as stack, store_errors(store):
-        if source is not None and (start is Start.OVERWRITE or _is_in_step(source, path)):
+        if source is not None and _is_in_step(source, path, start):
             return source
         if source is not None:
             stack.callback(source.close)
         database = connect("")
         try:
             _copy(source, database, store, texts)
-            _join(database, path, texts, there)
+            if start is not Start.OVERWRITE:
+                _join(database, path, texts, there)
         except BaseException:
             database.close()
             raise
     return database
 
 
-def _is_in_step(source: sqlite3.Connection, path: str) -> bool:
+def _is_in_step(source: sqlite3.Connection, path: str, start: Start) -> bool:
     (version,) = source.execute("pragma user_version").fetchone()
     if version != VERSION:
         return False
     *noted, clean = source.execute("select size, mtime_ns, clean from csv").fetchone()
-    return bool(clean == CLEAN and tuple(noted) == CsvFile(path).stamp)
+    as_noted = clean == CLEAN and tuple(noted) == CsvFile(path).stamp
+    return bool(as_noted or start is Start.OVERWRITE)
 
 
 def _copy(source: sqlite3.Connection | None, database: sqlite3.Connection, store: str, texts: bool) -> None:

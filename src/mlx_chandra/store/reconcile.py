@@ -26,7 +26,7 @@ update pages set csv = :new, position = case when position > :last then position
 where id not in (select id from seen) and digest <> '' and (
     csv = :changed
     or csv = :same and :torn and (position is null or position > :last)
-    or csv = :same and :unfinished and run = (select max(id) from runs where ended is null)
+    or csv = :same and :unfinished and run = (select max(id) from runs)
 )
 """
 _GONE = "select id from pages where csv in (:same, :deleted) and id not in (select id from seen)"
@@ -88,8 +88,8 @@ def reconcile(
     Args:
         database: The store, or a copy of it.
         path: The CSV.
-        unfinished: A run is going on or was killed: its rows that the CSV lacks are completed, for whoever
-            saved the CSV may not have seen them.
+        unfinished: The last run is going on, or didn't leave the CSV clean: its rows that the CSV lacks are
+            completed, for whoever saved the CSV may not have seen them.
         texts: Whether the store holds texts.
 
     Returns whether the CSV has to be rewritten (else appending what is NEW will do), and the offset behind

@@ -1,7 +1,7 @@
 """Reads and writes the rows of the CSV: image_path, status, ocr_text.
 
-RFC 4180 in UTF-8 with CRLF ends. Rows are read by their bytes, so that a last row that a kill tore is told
-from one that is whole, and never all at once. Paths are as shown (`files/paths.py`).
+RFC 4180 in UTF-8 with CRLF ends. Rows are read by their bytes, to tell a last row that a kill tore from one
+that is whole, and never all at once. Paths are as shown (`files/paths.py`).
 """
 
 import csv

@@ -20,7 +20,7 @@ from mlx_chandra.files.disk import disk_errors
 from mlx_chandra.files.paths import shown_path
 from mlx_chandra.store import version1
 
-_PATIENCE = 20.0  # seconds to wait for somebody who reads the store
+_PATIENCE = 60.0  # seconds to wait for somebody who looks into the store with another program
 APPLICATION = 0x4F43526A  # "OCRj": what `file` and SQLite's header call such a database
 
 # How a page's row in the CSV compares with the store: `pages.csv`.

@@ -262,7 +262,11 @@ class Store:
         self._began = self._began or time.monotonic()
 
     def end_run(self, complete: bool) -> None:
-        """Note that this run came to its end; with `complete`, order the CSV's rows as the input."""
+        """Note that this run came to its end; with `complete`, order the CSV's rows as the input.
+
+        A run that was stopped leaves the order to the next one. Closing puts rows that were read again in
+        their places, either way.
+        """
         with self._mutex:
             if self._run is not None:
                 with self._db.change() as connection:
@@ -279,7 +283,7 @@ class Store:
             raise OutputError(f"{self.path} was opened to be looked at only.")
         with self._mutex:
             self.begin_run()
-            before = self._run, self._same
+            before, replaces = (self._run, self._same), self._csv.replaces
             try:
                 with self._csv.changing() as connection:
                     self._put(connection, results)
@@ -287,7 +291,7 @@ class Store:
             except BaseException:
                 self._run, self._same = before
                 raise
-            if self._csv.replaces:
+            if replaces:
                 self._db.show(hidden=False)
             self._csv.append(connection)
 
@@ -370,6 +374,7 @@ class Store:
             self._csv.close()
         if self._database is not None:
             self._database.close()
+        self._csv = None
         if self._lock is not None:
             self._lock.release()
 

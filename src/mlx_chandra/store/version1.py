@@ -131,9 +131,9 @@ def _take(said: Mapping[str, Any], output_dir: str, store: "Store") -> None:
         if "folder" in said:
             _claim(output_dir, str(said["folder"]), str(said["document"]))
         elif "page" in said:
-            making = said["making"]
+            how = said["making"]
             settings = ReadSettings(
-                making["program"], making["model"], dict(making["settings"]), making.get("checkpoint")
+                how["program"], how["model"], dict(how["settings"]), how.get("checkpoint")
             )
             store.fill_in(str(said["page"]), said, settings)
 

@@ -264,8 +264,10 @@ class _Batch:
     def read(self, service: Service, group_by_shape: bool) -> list[PageResult]:
         """Read all pages, and return the results in the order of the images."""
         pages = Pages(service, self._request)
-        loader = Loader(iter(self._pages(group_by_shape)), lambda _: [], self._open, _WORKERS, pages.wake)
-        loader.use(lambda page, image: service.prepare(image, self._job(page).prompt, self.max_size))
+        loader = Loader(iter(self._pages(group_by_shape)), lambda _: [], self._open, _WORKERS)
+        loader.use(
+            lambda page, image: service.prepare(image, self._job(page).prompt, self.max_size), pages.wake
+        )
         try:
             results = {result.page.number: result for result in read_loaded(loader, pages)}
         finally:

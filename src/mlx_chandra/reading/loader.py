@@ -65,7 +65,6 @@ class Loader:
         plan: Gives a document's pages. Called by several workers at a time; may hash or open files.
         open_page: Gives a page's picture. Called by several workers, but for one document by one at a time.
         workers: Threads.
-        wake: Called by workers when `get` has something new to say.
 
     Attributes:
         wants_reading: Set when a page was found that must be read. It waits for `use`.
@@ -81,15 +80,15 @@ class Loader:
         plan: Callable[[Document], Sequence[Page | Copied]],
         open_page: Callable[[Page], Image],
         workers: int,
-        wake: Callable[[], object] = _nothing,
     ) -> None:
         self.wants_reading = threading.Event()
-        self._documents, self._plan, self._open_page, self._wake = documents, plan, open_page, wake
+        self._documents, self._plan, self._open_page = documents, plan, open_page
         self._source_lock = threading.Lock()
-        self._changed = threading.Condition()  # guards the next five
+        self._changed = threading.Condition()  # guards the next six
         self._planned: list[_Planned] = []
         self._planning = 0  # documents that are being planned now
         self._prepare: Prepare | None = None
+        self._wake: Callable[[], object] = _nothing
         self._stopped = self._at_end = False
         self._ready: queue.Queue[Item | Exception | None] = queue.Queue(workers + 2)
         self._working = workers
@@ -101,10 +100,13 @@ class Loader:
         """Whether all pages were given out."""
         return not self._working
 
-    def use(self, prepare: Prepare) -> None:
-        """Say how pages are prepared. Those that were opened before have waited for it."""
+    def use(self, prepare: Prepare, wake: Callable[[], object] = _nothing) -> None:
+        """Say how pages are prepared. Those that were opened before have waited for it.
+
+        From now on workers call `wake` when `get` has something new to say.
+        """
         with self._changed:
-            self._prepare = prepare
+            self._prepare, self._wake = prepare, wake
             self._changed.notify_all()
 
     def get(self, wait: bool) -> Item | None:
@@ -209,7 +211,7 @@ class Loader:
 
     def _prepared(self, page: Page, image: Image) -> Prepared | Failed | None:
         """Prepare an open page as soon as there is a way to. None: stopped before that."""
-        self._announce()
+        self.wants_reading.set()
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._prepare)
             prepare = self._prepare
@@ -219,11 +221,6 @@ class Loader:
             return Prepared(page, image.size, prepare(page, image))
         except Exception as error:
             return Failed(page, _page_error(error))
-
-    def _announce(self) -> None:
-        if not self.wants_reading.is_set():
-            self.wants_reading.set()
-            self._wake()
 
     def _put(self, item: Item | Exception | None) -> None:
         while not self._stopped:

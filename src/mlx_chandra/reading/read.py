@@ -195,9 +195,8 @@ def read_pages(
         lambda document: list(pages_of(document, reading)),
         options.open_page or opened.page,
         options.workers,
-        in_work.wake,
     )
-    loader.use(options.preparing(service))
+    loader.use(options.preparing(service), in_work.wake)
     try:
         yield from read_loaded(loader, in_work)
     finally:

@@ -25,7 +25,7 @@ from mlx_chandra.engine.responses import (
 )
 from mlx_chandra.engine.sampler import GREEDY, Sampling
 from mlx_chandra.errors import PageError
-from mlx_chandra.processing.prompt import ModelFamily
+from mlx_chandra.processing.prompt import BOX_SCALES, ModelFamily
 
 if TYPE_CHECKING:
     from mlx_chandra.engine.service import Service
@@ -100,7 +100,10 @@ def text_for(image: Image.Image) -> str:
 class FakeProcessor:
     """Prepares pages for a FakeGenerator. A token is a character, 0 ends an answer."""
 
-    family = ModelFamily.CHANDRA_2  # whose box scale is 1000
+    family = ModelFamily.CHANDRA_2
+
+    def __init__(self, box_scale: int = 1000) -> None:
+        self.family = next(family for family, scale in BOX_SCALES.items() if scale == box_scale)
 
     def prepare(self, image: Image.Image, prompt: object, max_size: int | None = None) -> Inputs:
         assert image.mode == "RGB"
@@ -240,7 +243,8 @@ def fake_service(script: Script | None = None, **options: object) -> "Service":
     """A service on a FakeGenerator."""
     from mlx_chandra.engine.service import Service
 
-    return Service(FakeGenerator(script), FakeProcessor(), **options)
+    script = script or Script()
+    return Service(FakeGenerator(script), FakeProcessor(script.box_scale), **options)
 
 
 def read_script(path: str) -> Script:

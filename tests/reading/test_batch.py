@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import mlx_chandra
+from mlx_chandra.documents.image_files import page_of
 from mlx_chandra.engine import retries as retries_module
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.responses import FinishReason
@@ -262,6 +263,11 @@ def test_a_pil_image_is_read_as_its_file_is(tmp_path: Path) -> None:
             assert shape_of(image) == shape_of(path)
             same = np.array_equal(np.asarray(open_image(image)), np.asarray(open_image(path)))
             assert same, path.name
+
+
+def test_a_pil_image_that_is_too_large_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(PageError, match="more than 10 pixels"):
+        page_of(picture(0), max_pixels=10)
 
 
 def test_arrays_are_read_as_the_pictures_they_are() -> None:

@@ -163,13 +163,21 @@ def test_copies_and_pages_that_failed_come_without_a_model() -> None:
 
 
 def test_a_page_to_be_read_waits_until_it_is_known_how() -> None:
-    woken = threading.Event()
     loader = Loader(documents("a", "b"), one_page, picture, workers=1)
     assert loader.wants_reading.wait(10)
     assert loader.get(wait=True) is None
-    loader.use(prepare, woken.set)
-    assert woken.wait(10)
+    loader.use(prepare)
     assert paths(taken(loader)) == ["a", "b"]
+
+
+def test_who_takes_pages_is_woken_for_each_of_them_and_at_the_end() -> None:
+    woken = threading.Semaphore(0)
+    loader = Loader(documents("a", "b"), one_page, picture, workers=1)
+    loader.use(prepare, woken.release)
+    for item in (Prepared, Prepared, type(None)):
+        assert woken.acquire(timeout=10)
+        assert type(loader.get(wait=False)) is item
+    assert loader.exhausted
 
 
 def test_what_fails_with_one_document_or_page_is_its_own_row() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
-from mlx_chandra.documents.page import Document, Page, PageResult
+from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.errors import MlxChandraError, PageError
 from mlx_chandra.processing.processor import PageInputs
 
@@ -18,14 +18,10 @@ POLL = 0.1  # seconds between looks at whether the work is to stop
 
 @dataclass(frozen=True)
 class Copied:
-    """A page that needs no reading: it holds the same bytes as the page at the path `origin`.
-
-    `result` is that page's; None while it is in work.
-    """
+    """A page that needs no reading: it holds the same bytes as the page at the path `origin`."""
 
     page: Page
     origin: str
-    result: PageResult | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +83,12 @@ class Loader:
     ) -> None:
         self.wants_reading = threading.Event()
         self._documents, self._plan, self._open_page = documents, plan, open_page
-        self._wake: Callable[[], object] = _nothing
         self._source_lock = threading.Lock()
-        self._changed = threading.Condition()  # guards the next five
+        self._changed = threading.Condition()  # guards the next six
         self._planned: list[_Planned] = []
         self._planning = 0  # documents that are being planned now
         self._prepare: Prepare | None = None
+        self._wake: Callable[[], object] = _nothing
         self._stopped = self._at_end = False
         self._ready: queue.Queue[Item | Exception | None] = queue.Queue(workers + 2)
         self._working = workers
@@ -107,7 +103,7 @@ class Loader:
     def use(self, prepare: Prepare, wake: Callable[[], object] = _nothing) -> None:
         """Say how pages are prepared. Those that were opened before have waited for it.
 
-        Workers call `wake` when `get` has something new.
+        From now on workers call `wake` when `get` has something new to say.
         """
         with self._changed:
             self._prepare, self._wake = prepare, wake
@@ -215,7 +211,7 @@ class Loader:
 
     def _prepared(self, page: Page, image: Image) -> Prepared | Failed | None:
         """Prepare an open page as soon as there is a way to. None: stopped before that."""
-        self._announce()
+        self.wants_reading.set()
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._prepare)
             prepare = self._prepare
@@ -225,11 +221,6 @@ class Loader:
             return Prepared(page, image.size, prepare(page, image))
         except Exception as error:
             return Failed(page, _page_error(error))
-
-    def _announce(self) -> None:
-        if not self.wants_reading.is_set():
-            self.wants_reading.set()
-            self._wake()
 
     def _put(self, item: Item | Exception | None) -> None:
         while not self._stopped:

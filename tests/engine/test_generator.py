@@ -3,6 +3,7 @@
 import io
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -426,6 +427,25 @@ def test_errors_that_have_nothing_to_do_with_memory_are_not_swallowed(
     crowd.insert(pages[:2], 4)
     with pytest.raises(RuntimeError, match="matmul"):
         crowd.next()
+
+
+@pytest.mark.parametrize("fixture", ["model_ahead", "model_as_on_cuda"])
+def test_a_model_loaded_in_one_thread_reads_the_same_in_others_one_after_the_other(
+    request: pytest.FixtureRequest, fixture: str, pages: list[PageInputs]
+) -> None:
+    model = request.getfixturevalue(fixture)
+    expected = [alone(model, page, 12) for page in pages[:5]]
+
+    def read() -> list[list[int]]:
+        crowd = generator(model, 3)
+        uids = crowd.insert(pages[:5], 12)
+        tokens = run(crowd)
+        crowd.close()
+        return [tokens[uid] for uid in uids]
+
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(read).result() == expected
 
 
 @pytest.mark.parametrize("call", ["async_eval", "eval"])

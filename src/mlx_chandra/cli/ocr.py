@@ -129,7 +129,10 @@ def _forecast(arguments: argparse.Namespace) -> int:
     source = inputs.source_of(arguments)
     start, again = resuming.start_of(arguments)
     documents.settings_of(arguments)
-    with Store.preview(arguments.output, options.settings(), start, again, again is not None) as store:
+    any_settings = again is not None
+    with Store.preview(
+        arguments.output, options.settings(), start, again, any_settings, texts=False
+    ) as store:
         dry_run.show(source, store, options, reading, arguments)
     return ExitCode.OK
 
@@ -168,10 +171,12 @@ def _read(
             return service
 
         summary = run.run(source, store, opened, settings, observer, stopping.event)
-        results = store.path
+        warned = len(store.warnings)
+    for warning in store.warnings[warned:]:  # of closing it
+        observer.warn(warning)
     screen.close()
     folder = None if settings.export is None else settings.export.folder
-    for line in summary_lines(summary, results):
+    for line in summary_lines(summary, store.path):
         print(line)
     if folder is not None:
         print(f"Documents: {printable(folder)}")

@@ -68,8 +68,7 @@ def _record(found: "Statistics") -> dict[str, object]:
 
 
 def _lines(found: "Statistics", all_failed: bool) -> list[str]:
-    said = f"{found.path}: {counted(found.pages, 'page')}"
-    lines = [said + (f"; a run (process {found.running}) is going on" if found.running else "")]
+    lines = [f"{found.path}: {counted(found.pages, 'page')}{_running(found.running)}"]
     widest = max(map(len, found.states), default=0)
     # the most first; those of one number by their names
     for state, count in sorted(found.states.items(), key=lambda item: (-item[1], item[0])):
@@ -89,6 +88,12 @@ def _lines(found: "Statistics", all_failed: bool) -> list[str]:
             tokens = f"{counted(slow.generated_tokens, 'token')}{again}"
             lines.append(f"  {slow.seconds:8,.1f} s  {names[slow.path]}  {slow.status}, {tokens}")
     return lines + _failed(found, names, all_failed)
+
+
+def _running(process: int | None) -> str:
+    if process is None:
+        return ""
+    return f"; a run{f' (process {process})' if process else ''} is going on"
 
 
 def _last(work: "Work", running: bool) -> str:

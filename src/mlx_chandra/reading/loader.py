@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
-from mlx_chandra.documents.page import Document, Page
+from mlx_chandra.documents.page import Document, Page, PageResult
 from mlx_chandra.errors import MlxChandraError, PageError
 from mlx_chandra.processing.processor import PageInputs
 
@@ -18,10 +18,14 @@ POLL = 0.1  # seconds between looks at whether the work is to stop
 
 @dataclass(frozen=True)
 class Copied:
-    """A page that needs no reading: it holds the same bytes as the page at the path `origin`."""
+    """A page that needs no reading: it holds the same bytes as the page at the path `origin`.
+
+    `result` is that page's; None while it is in work.
+    """
 
     page: Page
     origin: str
+    result: PageResult | None = None
 
 
 @dataclass(frozen=True)

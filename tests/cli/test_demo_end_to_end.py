@@ -166,5 +166,5 @@ def test_retries_read_a_page_anew_and_give_the_same_text_at_every_batch_size(
     assert alone.rows == crowd.rows
     cut = [row for row in alone.rows.values() if row.status == "error:truncated"]
     assert f"{len(cut)} failed ({len(cut)} truncated)" in alone.said
-    assert f"{len(cut)} pages were read more than once, 0 of them ok in the end." in alone.said
+    assert f"{len(cut)} pages were retried, 0 of them ok in the end." in alone.said
     assert len(cut) > 1

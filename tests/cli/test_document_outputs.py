@@ -1,5 +1,6 @@
 """`mlx-chandra ocr --output-dir`: each document's files, whole and in order, over any number of runs."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.export import conversion
+from mlx_chandra.export.settings import ExportSettings, Format
+from mlx_chandra.export.writer import Exports
 from tests.cli.program import here, make_page, process, read
 from tests.documents.pdf_files import damaged_pdf, make_pdf
 from tests.fakes import Answer, Script
@@ -151,18 +154,23 @@ def test_documents_with_one_stem_have_folders_of_their_own_in_every_run(pages: P
     assert len(sources()) == 5
 
 
-def test_a_csv_of_an_earlier_run_gets_its_documents_without_a_model(pages: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_csv_of_an_earlier_run_gets_its_documents_without_a_model(
+    pages: Path, tmp_path: Path, stored: bool
+) -> None:
     make_pdf(pages / "a.pdf", *REDS)
     base = ["ocr", "--images-dir", str(pages), "-o", str(tmp_path / "r.csv"), "--no-text"]
     assert here(*base, script=PAGES) == 0
     table = (tmp_path / "r.csv").read_bytes()
+    if not stored:  # the CSV is all there is
+        (tmp_path / "r.csv.journal.sqlite").unlink()
     none = Script(answers={key: Answer("read twice") for key in KEYS})
     assert ocr(pages, "--resume", "--format", "json", script=none) == 0
     assert (tmp_path / "r.csv").read_bytes() == table
     found = json.loads((out(pages, "a") / "a.json").read_text())["pages"]
     assert [page["blocks"][0]["content"] for page in found] == [f"<p>page {n}</p>" for n in range(1, 6)]
-    assert found[0]["blocks"][0]["bbox"] == [0, 0, 512, 768]  # the page was opened for its size
-    assert found[0]["generated_tokens"] is None
+    assert found[0]["blocks"][0]["bbox"] == [0, 0, 512, 768]  # from the store, or of the page
+    assert found[0]["generated_tokens"] == (len(said(1)) + 1 if stored else None)
 
 
 def test_files_that_are_up_to_date_are_not_written_again(
@@ -183,7 +191,7 @@ def test_files_that_are_up_to_date_are_not_written_again(
     assert (out(pages, "a") / "a.txt").read_text().startswith("page 1\n\fpage 2\n")
 
 
-def test_a_page_that_is_done_again_changes_its_documents_files(pages: Path) -> None:
+def test_a_page_that_is_read_again_changes_its_documents_files(pages: Path) -> None:
     make_pdf(pages / "a.pdf", *REDS[:3])
     half = Script(answers={**PAGES.answers, KEYS[1]: Answer("<p>ha", "length")})
     assert ocr(pages, script=half) == 1
@@ -238,26 +246,28 @@ def test_a_page_that_cannot_be_converted_stands_as_its_text(
     assert "KeyError: 'odd'" in metadata(pages)["pages"][0]["problems"][0]  # type: ignore[index]
 
 
-def test_a_source_that_is_gone_keeps_its_documents_text(pages: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("figure", [False, True])
+def test_a_source_that_is_gone_keeps_its_documents_text(pages: Path, tmp_path: Path, figure: bool) -> None:
+    more = '<div data-bbox="0 0 500 500" data-label="Figure"><img alt="fig"/></div>' if figure else ""
     make_page(pages / "a.png", 1)
     (tmp_path / "list.txt").write_text("pages/a.png\n")
     base = ["ocr", "--manifest", str(tmp_path / "list.txt"), "-o", str(tmp_path / "r.csv"), "--no-text"]
-    assert here(*base, script=Script(answers={"000001": Answer(said(1))})) == 0
+    assert here(*base, script=Script(answers={"000001": Answer(said(1, more))})) == 0
     (pages / "a.png").unlink()
     assert here(*base, "--resume", "--output-dir", str(out(pages))) == 0
-    assert (out(pages, "a") / "a.md").read_text() == "page 1"
+    assert (out(pages, "a") / "a.md").read_text().startswith("page 1")
     (page,) = metadata(pages)["pages"]  # type: ignore[misc]
-    assert "couldn't be opened again" in page["problems"][0]  # type: ignore[has-type]
+    assert ["couldn't be opened again" in problem for problem in page["problems"]] == [True] * figure  # type: ignore[has-type]
 
 
-def test_two_runs_with_one_folder_of_documents_do_not_meet(pages: Path, tmp_path: Path) -> None:
-    from mlx_chandra.outputs.ledger import Ledger
-    from mlx_chandra.outputs.making import Making
-
+def test_two_runs_with_one_folder_of_documents_do_not_meet(
+    pages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_page(pages / "a.png", 1)
-    other = Ledger(str(out(pages)), Making("other", "demo", {}))
-    assert ocr(pages) == 1
-    other.close()
+    settings = ExportSettings(str(out(pages)), frozenset({Format.TEXT}))
+    with contextlib.closing(Exports(settings, lambda _: iter(()), lambda _: pytest.fail("opened"))):
+        assert ocr(pages) == 1
+        assert "Another run" in capsys.readouterr().err
     assert ocr(pages, "--resume") == 0
 
 

@@ -361,7 +361,9 @@ def test_what_is_not_named_stays_although_settings_changed(runs: Runs, option: l
     make_page(runs.pages / "3.png", 33)  # but new bytes are another page
     make_page(runs.pages / "4.png", 2)  # and a new file is read as this run reads, not as its copy was
     assert runs(*option, "--max-tokens", "77") == 3
-    made = runs.stored("select count(*) from pages join settings on pages.settings = settings.id where settings.settings like '%77%'")
+    made = runs.stored(
+        "select count(*) from pages join settings on pages.settings = settings.id where settings.settings like '%77%'"
+    )
     assert made == [(3,)]
 
 

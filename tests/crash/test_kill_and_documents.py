@@ -66,7 +66,7 @@ def all_is_there(out: Path) -> None:
         assert all(page["token_count"] and page["page_box"] for page in found["pages"])
         assert found["total_images"] == len(list(folder.glob("*.webp"))) == PAGES
         assert set(os.listdir(folder)) == {*found["files"], f"d{document}_metadata.json"}
-    assert set(os.listdir(out)) == {".mlx-chandra.jsonl", *(f"d{number}" for number in range(DOCUMENTS))}
+    assert set(os.listdir(out)) == {f"d{number}" for number in range(DOCUMENTS)}
 
 
 def test_a_run_killed_at_ten_random_moments_leaves_documents_that_become_whole(tmp_path: Path) -> None:

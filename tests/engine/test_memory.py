@@ -9,7 +9,6 @@ import mlx.core as mx
 import pytest
 
 from mlx_chandra.engine import memory
-from mlx_chandra.engine.batch import load
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.memory import (
     WIRED_SWITCH,
@@ -26,6 +25,7 @@ from mlx_chandra.models import load_model
 from mlx_chandra.models.backend import BackendName, backend_of, current_backend
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.processing.processor import Processor
+from mlx_chandra.reading.batch import load
 from tests.checkpoints import CheckpointShape, write_huggingface_checkpoint
 
 GB = 1 << 30

@@ -128,7 +128,9 @@ def test_each_document_gets_its_files_when_its_last_page_is_stored(tmp_path: Pat
     for name in ("a", "b"):
         make_pdf(tmp_path / f"{name}.pdf", "1 0 0", "0 1 0", f"0 0 {0.1 if name == 'a' else 0.9}")
     out = tmp_path / "out"
-    settings = RunSettings(workers=2, texts=False, export=ExportSettings(str(out), frozenset({Format.MARKDOWN})))
+    settings = RunSettings(
+        workers=2, texts=False, export=ExportSettings(str(out), frozenset({Format.MARKDOWN}))
+    )
     summary = go(tmp_path, settings=settings)
     assert (summary.counts.ok, summary.documents, summary.unwritten_documents) == (6, 2, 0)
     assert sorted(path.name for path in out.iterdir()) == ["a", "b"]
@@ -144,7 +146,9 @@ def test_documents_that_cannot_be_written_are_counted_and_said_once(tmp_path: Pa
     for number in (1, 3):
         (out / f"00{number}").write_text("a file where a folder should be")
     watcher = Watcher()
-    settings = RunSettings(workers=2, texts=False, export=ExportSettings(str(out), frozenset({Format.MARKDOWN})))
+    settings = RunSettings(
+        workers=2, texts=False, export=ExportSettings(str(out), frozenset({Format.MARKDOWN}))
+    )
     summary = go(tmp_path, source=Source(lambda: iter(documents)), settings=settings, watcher=watcher)
     assert (summary.counts.ok, summary.documents, summary.unwritten_documents) == (4, 2, 2)
     assert len(watcher.warnings) == 1

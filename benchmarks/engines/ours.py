@@ -8,8 +8,8 @@ import mlx.core as mx
 from benchmarks.engines.base import Answer, Outcome, Setup
 from benchmarks.made_model import made_model
 from benchmarks.workloads import MadePage
+from mlx_chandra.engine.bench import NeverStops
 from mlx_chandra.engine.generator import BatchGenerator
-from mlx_chandra.engine.timing import NeverStops
 from mlx_chandra.processing.processor import Processor
 from mlx_chandra.reading.batch import batch_generate, load
 

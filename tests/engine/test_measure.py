@@ -5,24 +5,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mlx_chandra.engine.measure import (
+from mlx_chandra.engine.bench import (
     Finding,
     Point,
     Prefill,
     Skipped,
+    StepTimes,
     batch_sizes,
     measure,
     pages_per_second,
     recommended,
 )
 from mlx_chandra.errors import MeasurementError
-
-
-@dataclass(frozen=True)
-class Steps:
-    seconds: float
-    steps: int
-    peak_memory: int = 0
 
 
 @dataclass
@@ -52,14 +46,14 @@ class Machine:
         finally:
             self.closed = True
 
-    def decode(self, batch_size: int, seconds: float) -> Steps:
+    def decode(self, batch_size: int, seconds: float) -> StepTimes:
         if batch_size >= self.fails_from:
             raise MeasurementError("The device gave up: out of memory", "Less.")
         self.granted.append(seconds)
         step = self.step + batch_size * self.row
         steps = max(5, int(seconds / step))
         self.clock += steps * step
-        return Steps(step, steps)
+        return StepTimes(step, steps, 0)
 
 
 def found(

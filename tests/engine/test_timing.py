@@ -7,8 +7,8 @@ from contextlib import closing
 import mlx.core as mx
 import pytest
 
+from mlx_chandra.engine.bench import FEWEST_STEPS, MOST_STEPS, WARM_UP, EngineTimer, model_facts
 from mlx_chandra.engine.generator import BatchGenerator
-from mlx_chandra.engine.timing import FEWEST_STEPS, MOST_STEPS, WARM_UP, EngineTimer, model_facts
 from mlx_chandra.errors import MeasurementError, UsageError
 from mlx_chandra.models.inputs import Page
 from mlx_chandra.models.qwen3_vl import Qwen3VL

@@ -9,7 +9,7 @@ from mlx_chandra.errors import UsageError
 if TYPE_CHECKING:
     from mlx_chandra.export.settings import ExportSettings, Format
 
-DEFAULT_FORMATS = "html,markdown"
+_DEFAULT_FORMATS = "html,markdown"
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -19,37 +19,21 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     documents.add_argument(
         "--format",
         metavar="LIST",
-        help=f"any of html, markdown, json, text and parquet, with commas (default: {DEFAULT_FORMATS})",
+        help=f"any of html, markdown, json, text and parquet, with commas (default: {_DEFAULT_FORMATS})",
     )
-    _add_switch(
-        documents,
-        "headers",
-        ("--headers", "--include-headers-footers"),
-        ("--no-headers", "--no-headers-footers"),
-        ("with page headers and footers", "without them (default)"),
-    )
-    _add_switch(
-        documents,
-        "pictures",
-        ("--include-images",),
-        ("--no-images",),
-        ("with figures, cut out of the pages (default)", "without them"),
-    )
-    documents.add_argument(
-        "--paginate", action="store_const", const=True, help="mark in HTML and Markdown where pages begin"
-    )
+    headers = documents.add_mutually_exclusive_group()
+    both = ("headers", "include-headers-footers")
+    _add_switch(headers, "headers", True, "with page headers and footers", *both)
+    _add_switch(headers, "headers", False, "without them (default)", "no-headers", "no-headers-footers")
+    pictures = documents.add_mutually_exclusive_group()
+    _add_switch(pictures, "pictures", True, "with figures, cut out of the pages (default)", "include-images")
+    _add_switch(pictures, "pictures", False, "without them", "no-images")
+    _add_switch(documents, "paginate", True, "mark in HTML and Markdown where pages begin", "paginate")
 
 
-def _add_switch(
-    group: "argparse._ArgumentGroup",
-    name: str,
-    on: tuple[str, ...],
-    off: tuple[str, ...],
-    helps: tuple[str, str],
-) -> None:
-    switch = group.add_mutually_exclusive_group()
-    switch.add_argument(*on, dest=name, action="store_const", const=True, help=helps[0])
-    switch.add_argument(*off, dest=name, action="store_const", const=False, help=helps[1])
+def _add_switch(group: "argparse._ArgumentGroup", dest: str, value: bool, help: str, *names: str) -> None:
+    flags = [f"--{name}" for name in names]
+    group.add_argument(*flags, dest=dest, action="store_const", const=value, help=help)
 
 
 def settings_of(arguments: argparse.Namespace) -> "ExportSettings | None":
@@ -64,7 +48,7 @@ def settings_of(arguments: argparse.Namespace) -> "ExportSettings | None":
         return None
     from mlx_chandra.export.settings import Choices, ExportSettings
 
-    formats = _formats(arguments.format or DEFAULT_FORMATS)
+    formats = frozenset(map(_format, (arguments.format or _DEFAULT_FORMATS).split(",")))
     choices = Choices(headers=bool(arguments.headers), pictures=arguments.pictures is not False)
     folder = os.path.abspath(arguments.output_dir)
     settings = ExportSettings(folder, formats, choices, bool(arguments.paginate))
@@ -87,14 +71,11 @@ def _check_alone(arguments: argparse.Namespace) -> None:
             )
 
 
-def _formats(text: str) -> "frozenset[Format]":
+def _format(word: str) -> "Format":
     from mlx_chandra.export.settings import Format
 
-    found = set()
-    for word in text.split(","):
-        try:
-            found.add(Format(word.strip().lower()))
-        except ValueError as error:
-            words = ", ".join(Format)
-            raise UsageError(f"{word.strip()!r} is no format.", f"--format takes {words}.") from error
-    return frozenset(found)
+    try:
+        return Format(word.strip().lower())
+    except ValueError as error:
+        words = ", ".join(Format)
+        raise UsageError(f"{word.strip()!r} is no format.", f"--format takes {words}.") from error

@@ -10,22 +10,19 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from mlx_chandra.cli import documents
-from mlx_chandra.cli.numbers import at_least
-from mlx_chandra.cli.texts import counted
+from mlx_chandra.cli import documents, inputs
+from mlx_chandra.cli.texts import counted, printable
 from mlx_chandra.errors import ExitCode, OutputError, UsageError
 
 if TYPE_CHECKING:
+    from mlx_chandra.cli.options import Commands
     from mlx_chandra.documents.page import Document
     from mlx_chandra.export.document import Exported
-    from mlx_chandra.export.settings import ExportSettings
     from mlx_chandra.export.writer import Exports
-    from mlx_chandra.store.store import Store  # type: ignore[import-not-found, unused-ignore]
-
-Commands = argparse._SubParsersAction  # argparse has no public name for it
+    from mlx_chandra.store.store import Store
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: "Commands") -> None:
     """Add the command to the program's."""
     parser = commands.add_parser(
         "export",
@@ -41,60 +38,44 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
     which.add_argument(
         "--only", metavar="PATTERN", help="only those whose path or file name matches, such as 'report*.pdf'"
     )
-    which.add_argument("--password", metavar="TEXT", help="what opens locked PDF files")
-    which.add_argument(
-        "--max-pixels",
-        type=at_least(1),
-        metavar="N",
-        help="open no page that would have more pixels (default: 178,956,970)",
-    )
-    parser.add_argument(
-        "--verbose",
-        "-v",
-        action="store_true",
-        help="name each document, and say what its pages lack",
-    )
+    inputs.add_opening(which, "open no page that would have more pixels (default: 178,956,970)")
+    verbose = "name each document, and say what its pages lack"
+    parser.add_argument("--verbose", "-v", action="store_true", help=verbose)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export what the options say; return the exit status. Raises MlxChandraError."""
+    if arguments.output_dir is None:
+        raise UsageError("Where the documents' files go was not said.", "Name a folder: --output-dir DIR.")
+    if not os.path.isfile(arguments.results):
+        raise UsageError(f"There is no results file {arguments.results!r}.", "Check the path.")
     from mlx_chandra.documents.image_files import MAX_PIXELS
     from mlx_chandra.documents.opened import OpenDocuments
     from mlx_chandra.documents.pages import Reading
     from mlx_chandra.export.writer import Exports
 
-    warnings.filterwarnings("ignore", module=r"(PIL|bs4|chandra|markdownify)\b")  # a page's problems say it
-    logging.getLogger("pypdfium2").setLevel(logging.ERROR)
-    settings = _settings(arguments)
+    quiet_libraries()
+    settings = documents.settings_of(arguments)
+    assert settings is not None  # --output-dir is given
     reading = Reading(password=arguments.password, max_pixels=arguments.max_pixels or MAX_PIXELS)
-    opened = OpenDocuments(reading)
-    try:
-        with _results(arguments.results) as store:
-            chosen = list(_chosen(store.documents(), arguments.only))
-            with contextlib.closing(Exports(settings, store.document, opened.page)) as exports:
-                for document in _with_progress(chosen, arguments.verbose):
-                    _export(exports, document, arguments.verbose)
-                exports.count_missing()
-    finally:
-        opened.close()
-    print(_summary(exports, settings))
-    sys.stdout.flush()
+    with contextlib.closing(OpenDocuments(reading)) as opened, _results(arguments.results) as store:
+        chosen = list(_chosen(store.documents(), arguments.only))
+        with contextlib.closing(Exports(settings, store.document, opened.page)) as exports:
+            for document in _with_progress(chosen, arguments.verbose):
+                _say(document.path, exports.export(document), exports, arguments.verbose)
+            exports.count_missing()
+    print(f"{_summary(exports)}. Documents: {printable(settings.folder)}", flush=True)
     return ExitCode.FAILED if exports.failed else ExitCode.OK
 
 
-def _settings(arguments: argparse.Namespace) -> "ExportSettings":
-    if arguments.output_dir is None:
-        raise UsageError("Where the documents' files go was not said.", "Name a folder: --output-dir DIR.")
-    if not os.path.isfile(arguments.results):
-        raise UsageError(f"There is no results file {arguments.results!r}.", "Check the path.")
-    settings = documents.settings_of(arguments)
-    assert settings is not None  # --output-dir is given
-    return settings
+def quiet_libraries() -> None:
+    """Hide what libraries say of a page: its row or its problems say it."""
+    warnings.filterwarnings("ignore", module=r"(PIL|bs4|chandra|markdownify)\b")
+    logging.getLogger("pypdfium2").setLevel(logging.ERROR)
 
 
 def _results(path: str) -> "Store":
     """Return the stored results beside the CSV, or those of the CSV alone; nothing is written."""
-    from mlx_chandra.cli.texts import printable
     from mlx_chandra.documents.page import ReadSettings
     from mlx_chandra.store.store import Start, Store
 
@@ -123,34 +104,25 @@ def _with_progress(chosen: "list[Document]", verbose: bool) -> "Iterable[Documen
     return tqdm(chosen, unit=" documents", file=sys.stderr, leave=False, delay=1)
 
 
-def _export(exports: "Exports", document: "Document", verbose: bool) -> None:
-    found = exports.export(document)
-    if verbose:
-        for line in _lines(document.path, found):
-            print(line, flush=True)
-    elif isinstance(found, OutputError) and exports.failed == 1:  # the others are counted
-        for line in _lines(document.path, found):
-            print(line, file=sys.stderr)
-
-
-def _lines(path: str, found: "Exported | OutputError | None") -> Iterator[str]:
-    from mlx_chandra.cli.texts import printable
-
+def _say(path: str, found: "Exported | OutputError | None", exports: "Exports", verbose: bool) -> None:
+    """Print what became of a document; without --verbose the first failure alone."""
     if found is None:
-        yield f"current  {printable(path)}"
+        lines = [f"current  {printable(path)}"]
     elif isinstance(found, OutputError):
-        yield f"failed   {printable(path)}: {printable(str(found))}"
+        lines = [f"failed   {printable(path)}: {printable(str(found))}"]
     else:
-        yield f"written  {printable(path)} -> {printable(found.name)}"
-        yield from (f"         {printable(problem)}" for problem in found.problems)
+        lines = [f"written  {printable(path)} -> {printable(found.name)}"]
+        lines += [f"         {printable(problem)}" for problem in found.problems]
+    if verbose:
+        print("\n".join(lines), flush=True)
+    elif isinstance(found, OutputError) and exports.failed == 1:  # the others are counted
+        print("\n".join(lines), file=sys.stderr)
 
 
-def _summary(exports: "Exports", settings: "ExportSettings") -> str:
-    from mlx_chandra.cli.texts import printable
-
+def _summary(exports: "Exports") -> str:
     said = f"{counted(exports.written, 'document')} written, {exports.current:,} current"
     said += f", {exports.failed:,} failed"
     if exports.plain:
         first = printable(exports.plain[0]) + ", ..." * (len(exports.plain) > 1)
         said += f"; {counted(len(exports.plain), 'page')} written as plain text ({first})"
-    return f"{said}. Documents: {printable(settings.folder)}"
+    return said

@@ -4,10 +4,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from mlx_chandra.cli.numbers import at_least
+from mlx_chandra.cli.options import add_number
 from mlx_chandra.errors import UsageError
 
 if TYPE_CHECKING:
+    from mlx_chandra.cli.options import Options
     from mlx_chandra.documents.discover import Folder
     from mlx_chandra.documents.manifest import Manifest
     from mlx_chandra.documents.named import Named
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
 
 ONE_OF = ("paths", "images_dir", "manifest")
 """The ways to name what is read, of which one is taken."""
-_STANDARD_INPUT = "-"
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    """Adds the options to a command."""
+    """Add the options to a command."""
     named = parser.add_argument_group("documents (one of the three)")
     named.add_argument(
         "paths",
@@ -43,13 +43,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         metavar="RANGES",
         help="of each document: 1-5,7,-2- is 1 to 5, 7 and the last two; write --pages=-2- for these alone",
     )
-    pages.add_argument("--password", metavar="TEXT", help="what opens locked PDF files")
-    pages.add_argument(
-        "--max-pixels",
-        type=at_least(1),
-        metavar="N",
-        help="refuse pages that would have more pixels (default: 178,956,970)",
-    )
+    add_opening(pages, "refuse pages that would have more pixels (default: 178,956,970)")
+
+
+def add_opening(options: "Options", max_pixels: str) -> None:
+    """Add --password and --max-pixels, with this help."""
+    options.add_argument("--password", metavar="TEXT", help="what opens locked PDF files")
+    add_number(options, "--max-pixels", 1, None, max_pixels)
 
 
 def source_of(arguments: argparse.Namespace) -> "Source":
@@ -63,13 +63,17 @@ def source_of(arguments: argparse.Namespace) -> "Source":
     if len(given) != 1:
         what = f"{' and '.join(given)} don't go together." if given else "Nothing to read was named."
         raise UsageError(what, "Name files and folders, or --images-dir DIR, or --manifest FILE.")
+    source: Source
     if given == ["--manifest"]:
-        return _manifest(arguments)
-    named = arguments.images_dir or ", ".join(arguments.paths)
-    source: Source = Folder.at(named) if arguments.images_dir is not None else Named.at(arguments.paths)
+        source, name = _manifest(arguments), arguments.manifest
+        empty = f"The manifest {'on standard input' if name == '-' else name} names no pages."
+        remedy = "List one path a line."
+    else:
+        named = arguments.images_dir or ", ".join(arguments.paths)
+        source = Folder.at(named) if arguments.images_dir is not None else Named.at(arguments.paths)
+        empty, remedy = f"There are no documents in {named!r}.", f"Looked for {', '.join(sorted(SUFFIXES))}."
     if next(iter(source), None) is None:
-        looked_for = f"Looked for {', '.join(sorted(SUFFIXES))}."
-        raise UsageError(f"There are no documents in {named!r}.", looked_for)
+        raise UsageError(empty, remedy)
     return source
 
 
@@ -77,13 +81,9 @@ def _manifest(arguments: argparse.Namespace) -> "Manifest":
     from mlx_chandra.documents.manifest import Manifest
 
     tree = arguments.text_dir is not None
-    if arguments.manifest == _STANDARD_INPUT:
-        source, name = Manifest.from_stream(sys.stdin.buffer, tree), "on standard input"
-    else:
-        source, name = Manifest.at(arguments.manifest, tree), arguments.manifest
-    if next(iter(source), None) is None:
-        raise UsageError(f"The manifest {name} names no pages.", "List one path a line.")
-    return source
+    if arguments.manifest == "-":
+        return Manifest.from_stream(sys.stdin.buffer, tree)
+    return Manifest.at(arguments.manifest, tree)
 
 
 def reading_of(arguments: argparse.Namespace) -> "Reading":

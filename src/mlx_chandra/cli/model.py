@@ -6,34 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
-from mlx_chandra.cli import checkpoint
-from mlx_chandra.cli.numbers import at_least
+from mlx_chandra.cli.options import add_checkpoint, add_number
 from mlx_chandra.documents.page import ReadSettings
 from mlx_chandra.errors import UsageError
 
 if TYPE_CHECKING:
-    from mlx_chandra.engine.retries import Retries
     from mlx_chandra.engine.service import Service
     from mlx_chandra.processing.prompt import PromptType
     from mlx_chandra.reading.read import ReadOptions
-
-_KEEP, _RETRY = "keep", "retry"
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """What the options say of the model.
 
-    Attributes:
-        model: demo, a folder or a hub name.
-        dtype: float32, bfloat16 or float16; None: what fits.
-        prompt: The user's own words; None: those of `prompt_type`.
-        prompt_type: ocr_layout or ocr.
-        max_tokens: Longest output.
-        max_size: Longest side in pixels; 0: no limit.
-        batch_size: Pages decoded at once; None: what fits the machine.
-        retries: How often a page is retried.
-        retry_truncated: Whether one that reached `max_tokens` is retried too.
+    None stands for what fits in `dtype` and `batch_size`, and in `prompt` for the words of `prompt_type`.
     """
 
     model: str
@@ -53,20 +40,16 @@ class ModelOptions:
 
         return PromptType(self.prompt_type) if self.prompt is None else self.prompt
 
-    def retry_rule(self) -> "Retries":
-        from mlx_chandra.engine.retries import Retries
-
-        return Retries(self.retries, self.retry_truncated)
-
     def read_options(self) -> "ReadOptions":
         """How `read_pages` reads with these options."""
+        from mlx_chandra.engine.retries import Retries
         from mlx_chandra.reading.read import ReadOptions
 
         return ReadOptions(
             prompt=self.asked,
             max_size=self.max_size or None,
             max_tokens=self.max_tokens,
-            retries=self.retry_rule(),
+            retries=Retries(self.retries, self.retry_truncated),
         )
 
     def settings(self) -> ReadSettings:
@@ -83,7 +66,7 @@ class ModelOptions:
                 "max_size": self.max_size,
                 "dtype": self.dtype,
                 "retries": self.retries,
-                "on_truncation": _RETRY if self.retry_truncated else _KEEP,
+                "on_truncation": "retry" if self.retry_truncated else "keep",
             },
             checkpoint=fingerprint(self.model),
         )
@@ -96,15 +79,14 @@ def open_service(options: ModelOptions) -> "Service":
     """Load the model. Raises ModelNotFoundError, CheckpointError or ModelTooLargeError."""
     from mlx_chandra.engine import service
 
-    return service.open_service(
-        options.model, options.dtype, options.batch_size or "auto", options.max_tokens
-    )
+    batch_size = options.batch_size or "auto"
+    return service.open_service(options.model, options.dtype, batch_size, options.max_tokens)
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the options to a command."""
     model = parser.add_argument_group("model")
-    checkpoint.add_to(model)
+    add_checkpoint(model)
     prompt = model.add_mutually_exclusive_group()
     prompt.add_argument(
         "--prompt-type",
@@ -113,45 +95,33 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         help="ask for HTML with layout boxes, or for HTML alone (default: %(default)s)",
     )
     prompt.add_argument("--prompt", metavar="TEXT", help="ask with words of your own")
-    model.add_argument(
-        "--max-tokens", type=at_least(1), default=8192, metavar="N", help="longest output (default: 8192)"
-    )
-    model.add_argument(
-        "--max-size",
-        type=at_least(0),
-        default=1024,
-        metavar="N",
-        help="scale larger images down to N pixels on the longest side; 0: never (default: %(default)s)",
-    )
-    retries = parser.add_argument_group("pages that don't read well")
-    retries.add_argument(
-        "--retries",
-        type=at_least(0),
-        default=3,
-        metavar="N",
-        help="retry a page that repeats itself without end up to N times; 0: never (default: %(default)s)",
-    )
-    retries.add_argument(
+    add_number(model, "--max-tokens", 1, 8192, "longest output (default: 8192)")
+    size = "scale larger images down to N pixels on the longest side; 0: never (default: %(default)s)"
+    add_number(model, "--max-size", 0, 1024, size)
+    retried = parser.add_argument_group("pages that don't read well")
+    retries = "retry a page that repeats itself without end up to N times; 0: never (default: %(default)s)"
+    add_number(retried, "--retries", 0, 3, retries)
+    retried.add_argument(
         "--on-truncation",
-        choices=(_KEEP, _RETRY),
-        default=_KEEP,
+        choices=("keep", "retry"),
+        default="keep",
         help="what to do with a page that reached --max-tokens; retry: read it again (default: %(default)s)",
     )
 
 
 def options_of(arguments: argparse.Namespace) -> ModelOptions:
     """What the arguments say. Raises UsageError for retries of truncated pages where there are none."""
-    retry_truncated = arguments.on_truncation == _RETRY
+    retry_truncated = arguments.on_truncation == "retry"
     if retry_truncated and not arguments.retries:
         raise UsageError("--on-truncation retry needs retries.", "Leave it out, or give --retries 1 or more.")
     return ModelOptions(
-        model=arguments.model,
-        dtype=arguments.dtype,
-        prompt=arguments.prompt,
-        prompt_type=arguments.prompt_type,
-        max_tokens=arguments.max_tokens,
-        max_size=arguments.max_size,
-        batch_size=arguments.batch_size,
-        retries=arguments.retries,
-        retry_truncated=retry_truncated,
+        arguments.model,
+        arguments.dtype,
+        arguments.prompt,
+        arguments.prompt_type,
+        arguments.max_tokens,
+        arguments.max_size,
+        arguments.batch_size,
+        arguments.retries,
+        retry_truncated,
     )

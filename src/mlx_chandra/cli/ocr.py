@@ -1,31 +1,28 @@
 """`mlx-chandra ocr` and `ocr_batch.py`: read documents and page images into a CSV and files beside it."""
 
 import argparse
-import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_chandra import __version__
 from mlx_chandra.cli import config, documents, inputs, model, resuming
-from mlx_chandra.cli.numbers import at_least, batch_size
+from mlx_chandra.cli.export import quiet_libraries
+from mlx_chandra.cli.options import add_number, batch_size
 from mlx_chandra.cli.stopping import Stopping
+from mlx_chandra.cli.texts import printable
 from mlx_chandra.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.log_file import LogFile
-    from mlx_chandra.cli.model import ModelOptions, ServiceFactory
+    from mlx_chandra.cli.model import ServiceFactory
+    from mlx_chandra.cli.options import Commands
     from mlx_chandra.cli.progress import Screen
     from mlx_chandra.documents.page import PageResult
-    from mlx_chandra.documents.pages import Reading
     from mlx_chandra.engine.service import Service
     from mlx_chandra.reading.progress import Observer, Snapshot, Summary
-    from mlx_chandra.reading.run import RunSettings
-
-Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 APART = (inputs.ONE_OF, ("overwrite", "retry_errors"), ("overwrite", "rerun"))
 """Options of which only one can hold, besides those that argparse keeps apart."""
@@ -43,7 +40,7 @@ Every option can also be set by an environment variable, MLX_CHANDRA_MAX_TOKENS 
 file that --config names. The command line wins over the environment, and both over the file."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: "Commands") -> None:
     """Add the command to the program's."""
     parser = commands.add_parser(
         "ocr",
@@ -67,12 +64,8 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     texts = results.add_mutually_exclusive_group()
     texts.add_argument("--text-dir", metavar="DIR", help="put text files under DIR, not beside the documents")
     texts.add_argument("--no-text", action="store_true", help="write no text files")
-    results.add_argument(
-        "--save-every",
-        type=at_least(1),
-        metavar="N",
-        help="has no effect: each page is kept as soon as it is read (an option of an earlier script)",
-    )
+    save = "has no effect: each page is kept as soon as it is read (an option of an earlier script)"
+    add_number(results, "--save-every", 1, None, save)
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
@@ -83,12 +76,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pages decoded at once, or auto: what fits the memory (default: auto)",
     )
-    running.add_argument(
-        "--workers",
-        type=at_least(1),
-        metavar="N",
-        help="threads that open pages (default: one a core, up to 8)",
-    )
+    workers = "threads that open pages (default: one a core, up to 8)"
+    add_number(running, "--workers", 1, None, workers)
     running.add_argument("--verbose", "-v", action="store_true", help="a line for each batch of work")
     running.add_argument(
         "--dry-run",
@@ -102,14 +91,13 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, service_factory: "ServiceFactory | None" = None) -> int:
-    """Do what the options say; returns the exit status. Raises MlxChandraError."""
+    """Do what the options say; return the exit status. Raises MlxChandraError."""
     from mlx_chandra.cli.log_file import log_of
     from mlx_chandra.cli.progress import observer_for
 
     if arguments.output is None:
         raise UsageError("No place for the results was named.", "Name a file: --output results.csv.")
-    warnings.filterwarnings("ignore", module=r"(PIL|bs4|chandra|markdownify)\b")  # a page's row says it
-    logging.getLogger("pypdfium2").setLevel(logging.ERROR)
+    quiet_libraries()
     if arguments.dry_run:
         return _forecast(arguments)
     stopping = Stopping()
@@ -133,7 +121,7 @@ def _forecast(arguments: argparse.Namespace) -> int:
     with Store.preview(
         arguments.output, options.settings(), start, again, any_settings, texts=False
     ) as store:
-        dry_run.show(source, store, options, reading, arguments)
+        dry_run.show(source, store, options, reading, arguments.verbose)
     return ExitCode.OK
 
 
@@ -145,12 +133,20 @@ def _read(
     log: "LogFile | None",
 ) -> int:
     from mlx_chandra.cli.summary import summary_lines
-    from mlx_chandra.cli.texts import printable
-    from mlx_chandra.reading import run
+    from mlx_chandra.reading.run import RunSettings
+    from mlx_chandra.reading.run import run as read_and_store
     from mlx_chandra.store.store import Store
 
     options, reading = model.options_of(arguments), inputs.reading_of(arguments)
-    source, settings = inputs.source_of(arguments), _settings(arguments, reading, options)
+    source = inputs.source_of(arguments)
+    settings = RunSettings(
+        workers=arguments.workers or min(8, os.cpu_count() or 1),
+        texts=not arguments.no_text,
+        text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
+        export=documents.settings_of(arguments),
+        reading=reading,
+        options=options.read_options(),
+    )
     start, again = resuming.start_of(arguments)
     observer: Observer = screen if log is None else _Both(screen, log)
     now = options.settings()
@@ -170,7 +166,7 @@ def _read(
                 store.use(options.settings())
             return service
 
-        summary = run.run(source, store, opened, settings, observer, stopping.event)
+        summary = read_and_store(source, store, opened, settings, observer, stopping.event)
         warned = len(store.warnings)
     for warning in store.warnings[warned:]:  # of closing it
         observer.warn(warning)
@@ -203,19 +199,6 @@ class _Both:
     def stored(self, results: "Sequence[PageResult]") -> None:
         for observer in self._observers:
             observer.stored(results)
-
-
-def _settings(arguments: argparse.Namespace, reading: "Reading", options: "ModelOptions") -> "RunSettings":
-    from mlx_chandra.reading.run import RunSettings
-
-    return RunSettings(
-        workers=arguments.workers or min(8, os.cpu_count() or 1),
-        texts=not arguments.no_text,
-        text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
-        export=documents.settings_of(arguments),
-        reading=reading,
-        options=options.read_options(),
-    )
 
 
 def _exit_status(summary: "Summary") -> ExitCode:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlx_chandra.cli.numbers import at_least
+from mlx_chandra.cli.options import at_least
 from mlx_chandra.cli.texts import counted, duration, printable
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
@@ -24,6 +23,11 @@ from mlx_chandra.reading.progress import Snapshot, Summary
 
 SECONDS_BETWEEN_PROGRESS = 10.0
 _NO_SETTINGS = ("command", "config", "show_config")
+_OF_PAGE = ("status", "prompt_tokens", "generated_tokens", "finish_reason", "attempts")
+_OF_COUNTS = (
+    "ok", "failed", "empty", "truncated", "repetition", "error", "copied", "prompt_tokens",
+    "generated_tokens",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -32,29 +36,24 @@ def log_of(arguments: argparse.Namespace, warn: Callable[[str], None]) -> "Itera
 
     Raises UsageError where it would go into the results; OutputError when it can't be written.
     """
-    path = arguments.log_file
+    path, output = arguments.log_file, arguments.output
     if path is None:
         yield None
         return
-    if arguments.output is not None and os.path.realpath(path) == os.path.realpath(arguments.output):
+    if os.path.realpath(path) == os.path.realpath(output):
         raise UsageError("--log-file and --output name the same file.", "Give the log a name of its own.")
     with LogFile(path, warn) as log:
         yield log
 
 
 class LogFile:
-    """The log of one run, and an observer of it. A context manager; usable from several threads.
-
-    Args:
-        path: Where the lines are appended.
-        warn: Called once when the log can't be written any more.
+    """The log of one run, and an observer of it. A context manager, which logs the error that ends it.
 
     Raises (on opening): OutputError when the file can't be written.
     """
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
         self._path, self._warn = path, warn
-        self._lock = threading.Lock()
         self._left = TimeLeft()
         self._next = SECONDS_BETWEEN_PROGRESS
         self._warned = False
@@ -72,67 +71,60 @@ class LogFile:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if error is not None:
-            self._log_error(error)
+            self.write("error", _error_facts(error))
         self._file.close()
 
     def started(self, arguments: argparse.Namespace, results: str) -> None:
-        """Log the run's settings; of a password only that there is one."""
-        every = {name: value for name, value in vars(arguments).items() if name not in _NO_SETTINGS}
-        self.write(
-            "run_started",
-            {
-                "version": __version__,
-                "process": os.getpid(),
-                "results": shown_path(results),
-                "device": _device_facts(),
-                "settings": {name: _shown(name, value) for name, value in every.items()},
-            },
-        )
+        """Log the machine and the run's settings; of a password only that there is one."""
+        from mlx_chandra.engine.device import this_device
+        from mlx_chandra.models.backend import current_backend
+
+        device = this_device(current_backend().name)
+        facts = {
+            "name": device.name,
+            "backend": str(device.backend),
+            "system": device.host.system,
+            "cores": device.host.cores,
+            "memory": device.memory,
+        }
+        settings = {
+            name: _shown(name, value) for name, value in vars(arguments).items() if name not in _NO_SETTINGS
+        }
+        run = {"version": __version__, "process": os.getpid(), "results": shown_path(results)}
+        self.write("run_started", {**run, "device": facts, "settings": settings})
 
     def loaded(self, seconds: float, slots: int) -> None:
         """Log that the model is loaded."""
         self.write("model_loaded", {"seconds": round(seconds, 3), "slots": slots})
 
     def update(self, now: Snapshot) -> None:
-        left = self._left.look(now)
+        left, stats = self._left.look(now), now.stats
         if now.seconds < self._next:
             return
         self._next = now.seconds + SECONDS_BETWEEN_PROGRESS
-        stats = now.stats
-        self.write(
-            "progress",
-            {
-                "ok": now.counts.ok,
-                "failed": now.counts.failed,
-                "total": now.total,
-                "seconds": round(now.seconds, 3),
-                "seconds_left": None if left is None else round(left, 1),
-                "prompt_tokens": stats.prompt_tokens,
-                "generated_tokens": stats.generation_tokens,
-                "slots_in_use": stats.active_slots,
-                "waiting": stats.waiting,
-                "peak_memory": stats.peak_memory,
-            },
-        )
+        facts = {
+            "ok": now.counts.ok,
+            "failed": now.counts.failed,
+            "total": now.total,
+            "seconds": round(now.seconds, 3),
+            "seconds_left": None if left is None else round(left, 1),
+            "prompt_tokens": stats.prompt_tokens,
+            "generated_tokens": stats.generation_tokens,
+            "slots_in_use": stats.active_slots,
+            "waiting": stats.waiting,
+            "peak_memory": stats.peak_memory,
+        }
+        self.write("progress", facts)
 
     def warn(self, message: str) -> None:
         self.write("warning", {"message": message})
 
     def stored(self, results: Sequence[PageResult]) -> None:
-        for page in results:
-            self.write(
-                "page_finished",
-                {
-                    "page": shown_path(page.page.path),
-                    "status": page.status,
-                    "prompt_tokens": page.prompt_tokens,
-                    "generated_tokens": page.generated_tokens,
-                    "finish_reason": page.finish_reason,
-                    "attempts": page.attempts,
-                    "seconds": round(page.seconds, 3),
-                    "copy_of": None if page.copy_of is None else shown_path(page.copy_of),
-                },
-            )
+        for result in results:
+            facts = {name: getattr(result, name) for name in _OF_PAGE}
+            copy_of = None if result.copy_of is None else shown_path(result.copy_of)
+            rest = {"seconds": round(result.seconds, 3), "copy_of": copy_of}
+            self.write("page_finished", {"page": shown_path(result.page.path), **facts, **rest})
 
     def ended(self, summary: Summary, documents: str | None, exit_status: int) -> None:
         """Log how the run ended; `documents` is the folder of the documents' files, if any."""
@@ -140,66 +132,38 @@ class LogFile:
             written, unwritten = summary.documents, summary.unwritten_documents
             folder = shown_path(documents)
             self.write("documents", {"folder": folder, "written": written, "unwritten": unwritten})
-        counts = summary.counts
-        self.write(
-            "run_finished",
-            {
-                "ok": counts.ok,
-                "failed": counts.failed,
-                "empty": counts.empty,
-                "truncated": counts.truncated,
-                "repetition": counts.repetition,
-                "error": counts.error,
-                "skipped": summary.skipped,
-                "copied": counts.copied,
-                "unwritten_texts": summary.unwritten_texts,
-                "prompt_tokens": counts.prompt_tokens,
-                "generated_tokens": counts.generated_tokens,
-                "seconds": round(summary.seconds, 3),
-                "stopped": summary.stopped,
-                "exit_status": exit_status,
-            },
-        )
+        facts = {
+            "skipped": summary.skipped,
+            "unwritten_texts": summary.unwritten_texts,
+            "seconds": round(summary.seconds, 3),
+            "stopped": summary.stopped,
+            "exit_status": exit_status,
+        }
+        self.write("run_finished", {name: getattr(summary.counts, name) for name in _OF_COUNTS} | facts)
 
     def write(self, event: str, facts: Mapping[str, object]) -> None:
         """Append a line."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         text = json.dumps({"time": time, "event": event, **facts}, ensure_ascii=False)
         line = text.encode("utf-8", "backslashreplace") + b"\n"  # a lone surrogate as JSON escapes it
-        with self._lock:
-            whole = b"\n" + line if self._is_torn else line
-            try:
-                self._is_torn = self._file.write(whole) != len(whole)
-                trouble = "the disk took half a line" if self._is_torn else ""
-            except OSError as error:
-                trouble = str(error.strerror)
-            warned, self._warned = self._warned, self._warned or bool(trouble)
-        if trouble and not warned:
+        line = b"\n" + line if self._is_torn else line
+        try:
+            self._is_torn = self._file.write(line) != len(line)
+            trouble = "the disk took half a line" if self._is_torn else ""
+        except OSError as error:
+            trouble = str(error.strerror)
+        if trouble and not self._warned:
+            self._warned = True
             self._warn(f"The log {self._path} can't be written ({trouble}); the pages are read all the same.")
 
-    def _log_error(self, error: BaseException) -> None:
-        if isinstance(error, MlxChandraError):
-            facts = {"message": error.message, "remedy": error.remedy, "exit_status": int(error.exit_code)}
-        elif isinstance(error, KeyboardInterrupt):
-            facts = {"message": "stopped by Ctrl-C", "remedy": "", "exit_status": int(ExitCode.INTERRUPTED)}
-        else:
-            facts = {"message": f"{type(error).__name__}: {error}", "remedy": "", "exit_status": 1}
-        self.write("error", facts)
 
-
-def _device_facts() -> Mapping[str, object]:
-    """What the machine is."""
-    from mlx_chandra.engine.device import this_device
-    from mlx_chandra.models.backend import current_backend
-
-    device = this_device(current_backend().name)
-    return {
-        "name": device.name,
-        "backend": str(device.backend),
-        "system": device.host.system,
-        "cores": device.host.cores,
-        "memory": device.memory,
-    }
+def _error_facts(error: BaseException) -> Mapping[str, object]:
+    message, remedy, status = f"{type(error).__name__}: {error}", "", int(ExitCode.FAILED)
+    if isinstance(error, MlxChandraError):
+        message, remedy, status = error.message, error.remedy, error.exit_code
+    elif isinstance(error, KeyboardInterrupt):
+        message, status = "stopped by Ctrl-C", ExitCode.INTERRUPTED
+    return {"message": message, "remedy": remedy, "exit_status": int(status)}
 
 
 def _shown(dest: str, value: object) -> object:

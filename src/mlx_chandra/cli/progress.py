@@ -3,25 +3,19 @@
 import contextlib
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from mlx_chandra.cli.summary import failures
 from mlx_chandra.cli.texts import duration, rate, short
 from mlx_chandra.cli.time_left import TimeLeft
 from mlx_chandra.documents.page import PageResult
-from mlx_chandra.reading.progress import Observer, Snapshot
+from mlx_chandra.reading.progress import Snapshot
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 5.0
 _STEPS = 1000  # of the bar
-
-
-class Screen(Observer, Protocol):
-    """An observer that shows the run, until it is closed; closing it once more does nothing."""
-
-    def close(self) -> None: ...
 
 
 def observer_for(verbose: bool, stream: TextIO) -> "contextlib.closing[Screen]":
@@ -46,6 +40,30 @@ def status_line(now: Snapshot, left: float | None) -> str:
     return ", ".join(parts)
 
 
+class Lines:
+    """An observer that prints a line every few seconds, for logs. Closing it once more does nothing."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._left = TimeLeft()
+        self._next = _SECONDS_BETWEEN_LINES
+
+    def update(self, now: Snapshot) -> None:
+        left = self._left.look(now)
+        if now.seconds >= self._next:
+            self._next = now.seconds + _SECONDS_BETWEEN_LINES
+            print(status_line(now, left), file=self._stream, flush=True)
+
+    def warn(self, message: str) -> None:
+        print(f"Warning: {message}", file=self._stream, flush=True)
+
+    def stored(self, results: Sequence[PageResult]) -> None:
+        """The next update counts them."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class Bar:
     """A progress bar. It moves with the estimated time, so also while no page is finished."""
 
@@ -65,7 +83,7 @@ class Bar:
     def warn(self, message: str) -> None:
         if self._bar is not None:
             self._bar.clear()
-        print(f"Warning: {message}", file=self._stream)
+        print(f"Warning: {message}", file=self._stream, flush=True)
 
     def stored(self, results: Sequence[PageResult]) -> None:
         """The next update counts them."""
@@ -91,30 +109,6 @@ def _share(now: Snapshot, left: float | None) -> float:
     return min(1.0, now.counts.pages / now.total) if now.total else 0.0
 
 
-class Lines:
-    """A line every few seconds, for logs."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._left = TimeLeft()
-        self._next = _SECONDS_BETWEEN_LINES
-
-    def update(self, now: Snapshot) -> None:
-        left = self._left.look(now)
-        if now.seconds >= self._next:
-            self._next = now.seconds + _SECONDS_BETWEEN_LINES
-            print(status_line(now, left), file=self._stream, flush=True)
-
-    def warn(self, message: str) -> None:
-        print(f"Warning: {message}", file=self._stream, flush=True)
-
-    def stored(self, results: Sequence[PageResult]) -> None:
-        """The next update counts them."""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
 class BatchLines:
     """A line each time that as many pages are finished as there are slots, and one for the rest."""
 
@@ -122,12 +116,13 @@ class BatchLines:
         self._stream = stream
         self._left = TimeLeft()
         self._seconds_left: float | None = None
-        self._printed: Snapshot | None = None
         self._last: Snapshot | None = None
+        self._pages = self._prompt = self._output = 0  # up to the last line, as its seconds
+        self._seconds = 0.0
 
     def update(self, now: Snapshot) -> None:
         self._last, self._seconds_left = now, self._left.look(now)
-        if now.counts.pages - (self._printed.counts.pages if self._printed else 0) >= now.stats.slots:
+        if now.counts.pages - self._pages >= now.stats.slots:
             self._print(now)
 
     def warn(self, message: str) -> None:
@@ -137,25 +132,26 @@ class BatchLines:
         """The next update counts them."""
 
     def close(self) -> None:
-        last, printed = self._last, self._printed
-        if last is not None and (printed is None or printed.counts.pages < last.counts.pages):
-            self._print(last)
+        if self._last is not None and self._pages < self._last.counts.pages:
+            self._print(self._last)
 
     def _print(self, now: Snapshot) -> None:
-        before, self._printed = self._printed, now
         stats, counts = now.stats, now.counts
-        prompt = stats.prompt_tokens - (before.stats.prompt_tokens if before else 0)
-        output = stats.generation_tokens - (before.stats.generation_tokens if before else 0)
-        seconds = max(now.seconds - (before.seconds if before else 0.0), 1e-9)
+        output = stats.generation_tokens - self._output
         parts = [f"{counts.pages:,}{'' if now.total is None else f' of {now.total:,}'} pages"]
         parts += [failures(counts)] if counts.failed else []
         parts += [f"{counts.retried:,} retried"] if counts.retried else []
         rest = "" if self._seconds_left is None else f", {duration(self._seconds_left)} left"
         print(
-            f"{', '.join(parts)}: {prompt:,} prompt and {output:,} output tokens, "
-            f"{output / seconds:,.0f} tokens/s, "
+            f"{', '.join(parts)}: {stats.prompt_tokens - self._prompt:,} prompt and {output:,} output tokens"
+            f", {output / max(now.seconds - self._seconds, 1e-9):,.0f} tokens/s, "
             f"{stats.active_slots} of {stats.slots} slots in use, {stats.waiting} waiting, "
             f"memory {stats.peak_memory / 1e9:.2f} GB{rest}",
             file=self._stream,
             flush=True,
         )
+        self._pages, self._seconds = counts.pages, now.seconds
+        self._prompt, self._output = stats.prompt_tokens, stats.generation_tokens
+
+
+Screen = Bar | Lines | BatchLines

@@ -16,13 +16,14 @@ LAYERED = ("ocr", "bench")
 """The commands whose options have environment variables. Only ocr has --config too."""
 OTHER_VARIABLES = frozenset({"MLX_CHANDRA_OPENBLAS", "MLX_CHANDRA_CACHE"})
 """Variables of the program that set no option."""
-DEFAULT, COMMAND_LINE, ENVIRONMENT = "default", "command line", "The environment"
+DEFAULT = "default"
 
 _PREFIX = "MLX_CHANDRA_"
 _PATHS = ("CSV", "DIR", "FILE", "PATH")  # metavars of options that take a path
 _COMMA_LISTS = ("LIST", "RANGES")  # metavars of options that take a list with commas
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _NOT_SET: tuple[object, ...] = (None, False, [])
+_TEXTS = 'a list of texts, ["...", "..."]'
 _LIST_ALL = "`mlx-chandra ocr --help` lists all options."
 
 
@@ -43,14 +44,9 @@ class Config:
     set_aside: Mapping[str, str]
     file: str | None
 
-    def into(self, arguments: argparse.Namespace) -> argparse.Namespace:
-        """The same arguments with these settings."""
-        values = {dest: setting.value for dest, setting in self.settings.items()}
-        return argparse.Namespace(**vars(arguments) | values)
-
 
 def add_to(group: "argparse._ArgumentGroup") -> None:
-    """Adds --config and --show-config to a command."""
+    """Add --config and --show-config to a command."""
     group.add_argument(
         "--config", metavar="FILE", help="options from a TOML file, such as max-tokens = 4096; others win"
     )
@@ -78,13 +74,12 @@ def variable_of(name: str) -> str:
 
 def is_path(action: argparse.Action, text: str) -> bool:
     """Whether the text is a path on the disk. A model is one where it begins with `.`, `~` or `/`."""
-    return text != "-" and (
-        action.metavar in _PATHS or (action.dest == "model" and text[:1] in (".", "~", "/"))
-    )
+    is_folder = action.dest == "model" and text.startswith((".", "~", "/"))
+    return text != "-" and (action.metavar in _PATHS or is_folder)
 
 
 def check_variables(commands: Iterable[argparse.ArgumentParser], environment: Mapping[str, str]) -> None:
-    """Raises UsageError for a variable with our prefix that no option of any command has."""
+    """Raise UsageError for a variable with our prefix that no option of any command has."""
     ours = {variable_of(name) for command in commands for name in options_of(command)}
     for variable in sorted(environment):
         if variable.startswith(_PREFIX) and variable not in ours | OTHER_VARIABLES:
@@ -101,7 +96,7 @@ def resolve(
     environment: Mapping[str, str],
     apart: Iterable[Sequence[str]] = (),
 ) -> Config:
-    """Puts the sources together. `program` has parsed `argv` for `command` before, without an error.
+    """Put the sources together. `program` has parsed `argv` for `command` before, without an error.
 
     `apart` holds dests of which only one may be set, besides argparse's exclusive groups. Raises UsageError
     for an unknown option, a wrong value, or two options of one source that exclude each other.
@@ -109,26 +104,21 @@ def resolve(
     options = options_of(command)
     groups = [*apart, *([a.dest for a in g._group_actions] for g in command._mutually_exclusive_groups)]
     defaults = {action.dest: Setting(action.default, DEFAULT) for action in options.values()}
-    given = _given(program, command, argv)
+    for action in command._actions:
+        action.default = argparse.SUPPRESS  # so what is there when it is parsed again was given
+    given = vars(program.parse_args(argv))
     texts = {name: environment.get(variable_of(name)) for name in options}
     variables = {variable_of(name): (name, text) for name, text in texts.items() if text}
-    layers = [given, _layer(command, groups, ENVIRONMENT, "", variables)]
+    layers = [
+        {dest: Setting(given[dest], "command line") for dest in defaults if dest in given},
+        _layer(command, groups, "The environment", "", variables),
+    ]
     path = next((str(layer["config"].value) for layer in layers if "config" in layer), None)
     if path is not None:
         said = _read(path, list(options))
         layers.append(_layer(command, groups, f"The config file {path!r}", path, said))
     settings, set_aside = _merged(layers, groups)
     return Config(defaults | settings, set_aside, path and os.path.abspath(path))
-
-
-def _given(
-    program: argparse.ArgumentParser, command: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> dict[str, Setting]:
-    """What the command line sets: what is there when it is parsed without defaults."""
-    for action in command._actions:
-        action.default = argparse.SUPPRESS
-    given = vars(program.parse_args(argv))
-    return {a.dest: Setting(given[a.dest], COMMAND_LINE) for a in command._actions if a.dest in given}
 
 
 def _read(path: str, options: Sequence[str]) -> dict[str, tuple[str, object]]:
@@ -146,12 +136,10 @@ def _read(path: str, options: Sequence[str]) -> dict[str, tuple[str, object]]:
     for key, value in content.items():
         name = key.replace("_", "-")
         if name not in options or name == "config":
-            hint = f"{_did_you_mean(name, options)}{_LIST_ALL}"
-            if isinstance(value, dict):
-                hint = "Options stand at its top, not in tables such as [ocr]."
-            raise UsageError(
-                f"The config file {path!r} sets {key!r}, which is no option that a file can set.", hint
-            )
+            what = f"The config file {path!r} sets {key!r}, which is no option that a file can set."
+            is_table = isinstance(value, dict)
+            hint = "Options stand at its top, not in tables such as [ocr]." if is_table else _LIST_ALL
+            raise UsageError(what, f"{_did_you_mean(name, options)}{hint}")
     return {key: (key.replace("_", "-"), value) for key, value in content.items()}
 
 
@@ -174,12 +162,13 @@ def _layer(
     `said` has the name of the option and its value by the source's own name for it.
     """
     layer: dict[str, Setting] = {}
-    for key, (name, value) in said.items():
-        action = options_of(command)[name]
+    options = options_of(command)
+    for key, (name, said_value) in said.items():
+        action = options[name]
         where = f"{source}, {key}" if file else f"The environment variable {key}"
         try:
-            value = _from_toml(action, value, file) if file else _from_variable(action, str(value))
-            value = value if isinstance(value, bool) else _parsed(command, name, value)
+            texts = _from_toml(action, said_value, file) if file else _from_variable(action, str(said_value))
+            value = texts if isinstance(texts, bool) else _parsed(command, name, action, texts)
         except ValueError as error:
             raise UsageError(f"{where}: {error}.", _LIST_ALL) from error
         other = layer.setdefault(action.dest, Setting(value, file or key, key))
@@ -188,8 +177,8 @@ def _layer(
     for group in groups:
         names = [layer[d].name for d in dict.fromkeys(group) if d in layer and layer[d].value not in _NOT_SET]
         if len(names) > 1:
-            both = " and ".join(names)
-            raise UsageError(f"{source} sets {both}, of which only one can hold.", "Take the others away.")
+            what = f"{source} sets {' and '.join(names)}, of which only one can hold."
+            raise UsageError(what, "Take the others away.")
     return layer
 
 
@@ -208,21 +197,21 @@ def _from_variable(action: argparse.Action, text: str) -> bool | list[str]:
 
 def _from_toml(action: argparse.Action, value: object, file: str) -> bool | list[str]:
     """What a switch is set to, or the texts for argparse, relative paths from the file's folder."""
-    is_texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError("must be true or false")
         return bool(action.const) is value
-    if _is_list(action) and not is_texts:
-        raise ValueError('must be a list of texts, ["...", "..."]')
-    if isinstance(value, list) and is_texts and (_is_list(action) or action.metavar in _COMMA_LISTS):
-        texts = value if _is_list(action) else [",".join(value)]
-    elif isinstance(value, str) or (type(value) is int and action.type is not None):
-        texts = [str(value)]
+    is_list = _is_list(action)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        takes, texts = is_list or action.metavar in _COMMA_LISTS, value if is_list else [",".join(value)]
     else:
-        raise ValueError("must be a whole number" if action.type else "must be a text in quotes")
+        takes = not is_list and (isinstance(value, str) or (type(value) is int and action.type is not None))
+        texts = [str(value)]
+    if not takes:
+        must_be = "a whole number" if action.type else "a text in quotes"
+        raise ValueError(f"must be {_TEXTS if is_list else must_be}")
     folder = os.path.dirname(os.path.abspath(file))
-    return [_seen_from(folder, text, _is_list(action)) if is_path(action, text) else text for text in texts]
+    return [_seen_from(folder, text, is_list) if is_path(action, text) else text for text in texts]
 
 
 def _seen_from(folder: str, text: str, may_be_pattern: bool) -> str:
@@ -234,9 +223,10 @@ def _seen_from(folder: str, text: str, may_be_pattern: bool) -> str:
     return path
 
 
-def _parsed(command: argparse.ArgumentParser, name: str, texts: Sequence[str]) -> object:
+def _parsed(
+    command: argparse.ArgumentParser, name: str, action: argparse.Action, texts: Sequence[str]
+) -> object:
     """What argparse makes of an option's texts. Raises ValueError."""
-    action = options_of(command)[name]
     command.exit_on_error = False
     words = [f"--{name}={text}" for text in texts] if action.option_strings else ["--", *texts]
     try:

@@ -15,8 +15,7 @@ from mlx_chandra.errors import ExitCode, MlxChandraError
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.model import ServiceFactory
-
-Commands = argparse._SubParsersAction  # argparse has no public name for it
+    from mlx_chandra.cli.options import Commands
 
 
 def main(argv: Sequence[str] | None = None, service_factory: "ServiceFactory | None" = None) -> int:
@@ -31,7 +30,8 @@ def main(argv: Sequence[str] | None = None, service_factory: "ServiceFactory | N
     except SystemExit as ending:  # argparse has printed what was wrong
         return ending.code if isinstance(ending.code, int) else ExitCode.USAGE
     except MlxChandraError as error:
-        _print(error)
+        said = f"mlx-chandra: {error.message}" + (f"\n  {error.remedy}" if error.remedy else "")
+        print(said.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nmlx-chandra: stopped.", file=sys.stderr)
@@ -51,33 +51,18 @@ def _run(argv: Sequence[str] | None, service_factory: "ServiceFactory | None") -
     command = commands.choices[arguments.command]
     apart = ocr.APART if arguments.command == "ocr" else ()
     resolved = config.resolve(parser, command, argv, os.environ, apart)
-    arguments = resolved.into(arguments)
+    vars(arguments).update({dest: setting.value for dest, setting in resolved.settings.items()})
     if arguments.command == "bench":
         return bench.run(arguments)
-    if arguments.show_config:
-        return _show_config(command, resolved)
-    return ocr.run(arguments, service_factory)
-
-
-def _show_config(command: argparse.ArgumentParser, resolved: config.Config) -> int:
+    if not arguments.show_config:
+        return ocr.run(arguments, service_factory)
     from mlx_chandra.cli.show_config import config_lines
 
-    for line in config_lines(command, resolved):
-        print(line)
+    print("\n".join(config_lines(command, resolved)))
     return ExitCode.OK
 
 
-def _print(error: MlxChandraError) -> None:
-    print(f"mlx-chandra: {_printable(error.message)}", file=sys.stderr)
-    if error.remedy:
-        print(f"  {_printable(error.remedy)}", file=sys.stderr)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def parsers() -> "tuple[argparse.ArgumentParser, Commands[argparse.ArgumentParser]]":
+def parsers() -> "tuple[argparse.ArgumentParser, Commands]":
     """The program's parser, and those of its commands."""
     parser = argparse.ArgumentParser(
         prog="mlx-chandra",

@@ -22,15 +22,15 @@ _STATES = ("ok", "empty", "truncated", "repetition", "error")
 
 @dataclass(frozen=True)
 class Rerun:
-    """Which stored pages are read again: those with one of the statuses, and those whose path fits a pattern.
+    """Which stored pages are read again.
 
     Attributes:
         statuses: Beginnings of statuses: `ok`, `error:truncated`, `error:locked`; `error` is any error.
-        patterns: As the shell writes them; `*` also stands for folders in folders.
+        patterns: For paths as shown, as the shell writes them; `*` also stands for folders in folders.
     """
 
-    statuses: frozenset[str] = frozenset()
-    patterns: tuple[str, ...] = ()
+    statuses: frozenset[str]
+    patterns: tuple[str, ...]
 
     def __call__(self, path: str, status: str) -> bool:
         """Whether the page is meant, by its path as shown and its status."""
@@ -69,29 +69,23 @@ def start_of(arguments: argparse.Namespace) -> "tuple[Start, Rerun | None]":
     """What to do with results that are there, and which of their pages are read again. Raises UsageError."""
     from mlx_chandra.store.store import Start
 
-    again = [_parsed(word) for word in arguments.rerun]
-    if arguments.retry_errors:
-        again.append(Rerun(frozenset({"error"})))
-    if arguments.overwrite:
-        if again:
-            option = "--retry-errors" if arguments.retry_errors else "--rerun"
-            raise UsageError(f"--overwrite leaves nothing for {option}.", "Leave out one of the two.")
+    statuses, patterns = {"error"} if arguments.retry_errors else set(), []
+    for which in arguments.rerun:
+        name, equals, value = which.partition("=")
+        if name == "path" and value:
+            patterns.append(value)
+        elif name == "status" and equals:
+            statuses |= {_status(word.strip()) for word in value.split(",")}
+        else:
+            remedy = "Write status=truncated,repetition or path='*/1998/*'."
+            raise UsageError(f"--rerun {which!r} names no pages.", remedy)
+    again = Rerun(frozenset(statuses), tuple(patterns)) if statuses or patterns else None
+    if not arguments.overwrite:
+        return Start.RESUME if arguments.resume or again else Start.FRESH, again
+    if again is None:
         return Start.OVERWRITE, None
-    if not again:
-        return Start.RESUME if arguments.resume else Start.FRESH, None
-    statuses = frozenset[str]().union(*(which.statuses for which in again))
-    return Start.RESUME, Rerun(statuses, tuple(p for which in again for p in which.patterns))
-
-
-def _parsed(which: str) -> Rerun:
-    name, equals, value = which.partition("=")
-    if name == "path" and value:
-        return Rerun(patterns=(value,))
-    if name != "status" or not equals:
-        raise UsageError(
-            f"--rerun {which!r} names no pages.", "Write status=truncated,repetition or path='*/1998/*'."
-        )
-    return Rerun(statuses=frozenset(_status(word.strip()) for word in value.split(",")))
+    option = "--retry-errors" if arguments.retry_errors else "--rerun"
+    raise UsageError(f"--overwrite leaves nothing for {option}.", "Leave out one of the two.")
 
 
 def _status(word: str) -> str:
@@ -119,13 +113,13 @@ def say_differences(store: "Store", settings: ReadSettings) -> None:
 
 def _difference(other: "OtherSettings", now: ReadSettings) -> str:
     """As in `max_tokens 400, now 2000`."""
-    changed = {"model": (other.model, now.model)} if other.model != now.model else {}
-    for name in sorted({*other.settings, *now.settings}):
-        before, after = other.settings.get(name), now.settings.get(name)
-        if before != after:
-            changed[name] = (_word(before), _word(after))
-    named = [f"{name} {before}, now {after}" for name, (before, after) in changed.items()]
-    return "; ".join(named) or "the model's weights"
+    before, after = {"model": other.model, **other.settings}, {"model": now.model, **now.settings}
+    changed = [
+        f"{name} {_word(before.get(name))}, now {_word(after.get(name))}"
+        for name in dict.fromkeys(("model", *sorted({*before, *after})))
+        if before.get(name) != after.get(name)
+    ]
+    return "; ".join(changed) or "the model's weights"
 
 
 def _word(value: object) -> str:

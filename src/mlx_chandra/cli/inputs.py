@@ -55,6 +55,7 @@ def add_opening(options: "Options", max_pixels: str) -> None:
 def source_of(arguments: argparse.Namespace) -> "Source":
     """Where the documents come from. Raises UsageError unless exactly one way is named and leads to some."""
     from mlx_chandra.documents.discover import Folder
+    from mlx_chandra.documents.manifest import Manifest
     from mlx_chandra.documents.named import Named
     from mlx_chandra.documents.names import SUFFIXES
 
@@ -65,9 +66,10 @@ def source_of(arguments: argparse.Namespace) -> "Source":
         raise UsageError(what, "Name files and folders, or --images-dir DIR, or --manifest FILE.")
     source: Source
     if given == ["--manifest"]:
-        source, name = _manifest(arguments), arguments.manifest
-        empty = f"The manifest {'on standard input' if name == '-' else name} names no pages."
-        remedy = "List one path a line."
+        path, tree = arguments.manifest, arguments.text_dir is not None
+        source = Manifest.from_stream(sys.stdin.buffer, tree) if path == "-" else Manifest.at(path, tree)
+        name, remedy = "on standard input" if path == "-" else path, "List one path a line."
+        empty = f"The manifest {name} names no pages."
     else:
         named = arguments.images_dir or ", ".join(arguments.paths)
         source = Folder.at(named) if arguments.images_dir is not None else Named.at(arguments.paths)
@@ -75,15 +77,6 @@ def source_of(arguments: argparse.Namespace) -> "Source":
     if next(iter(source), None) is None:
         raise UsageError(empty, remedy)
     return source
-
-
-def _manifest(arguments: argparse.Namespace) -> "Manifest":
-    from mlx_chandra.documents.manifest import Manifest
-
-    tree = arguments.text_dir is not None
-    if arguments.manifest == "-":
-        return Manifest.from_stream(sys.stdin.buffer, tree)
-    return Manifest.at(arguments.manifest, tree)
 
 
 def reading_of(arguments: argparse.Namespace) -> "Reading":

@@ -9,9 +9,8 @@ import argparse
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import BinaryIO
 
 from mlx_chandra import __version__
@@ -30,20 +29,19 @@ _OF_COUNTS = (
 )  # fmt: skip
 
 
-@contextlib.contextmanager
-def log_of(arguments: argparse.Namespace, warn: Callable[[str], None]) -> "Iterator[LogFile | None]":
+def log_of(
+    arguments: argparse.Namespace, warn: Callable[[str], None]
+) -> "contextlib.AbstractContextManager[LogFile | None]":
     """The log that the options ask for, or None. Calls `warn` once when it can't be written any more.
 
     Raises UsageError where it would go into the results; OutputError when it can't be written.
     """
-    path, output = arguments.log_file, arguments.output
+    path = arguments.log_file
     if path is None:
-        yield None
-        return
-    if os.path.realpath(path) == os.path.realpath(output):
+        return contextlib.nullcontext()
+    if os.path.realpath(path) == os.path.realpath(arguments.output):
         raise UsageError("--log-file and --output name the same file.", "Give the log a name of its own.")
-    with LogFile(path, warn) as log:
-        yield log
+    return LogFile(path, warn)
 
 
 class LogFile:
@@ -67,9 +65,7 @@ class LogFile:
     def __enter__(self) -> "LogFile":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         if error is not None:
             self.write("error", _error_facts(error))
         self._file.close()

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-INTERRUPTED = 130  # what shells give a program that Ctrl-C ended
+from mlx_chandra.errors import ExitCode
+
 SECONDS_TO_LEAVE = 5.0  # for a stopped program, from its last line to its end
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _LEAVING = b"\0"  # no signal's number
@@ -79,12 +80,12 @@ class Stopping:
                 limit = SECONDS_TO_LEAVE
             elif number[0] in _STOPPING:
                 self._count()
-        os._exit(INTERRUPTED)
+        os._exit(ExitCode.INTERRUPTED)
 
     def _count(self) -> None:
         self._signals += 1
         if self._signals > 1:
-            os._exit(INTERRUPTED)
+            os._exit(ExitCode.INTERRUPTED)
         if self._gentle:
             self.event.set()
             with contextlib.suppress(OSError):  # nobody may be there to read it

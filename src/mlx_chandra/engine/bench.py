@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import mlx.core as mx
 import numpy as np
@@ -40,13 +40,6 @@ class StepTimes:
     seconds: float
     steps: int
     peak_memory: int
-
-
-class Timer(Protocol):
-    """Times passes; both methods raise MeasurementError where the device can't do them."""
-
-    def prefills(self) -> Generator[float, None, None]: ...
-    def decode(self, batch_size: int, seconds: float) -> StepTimes: ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +97,7 @@ def recommended(points: Sequence[Point]) -> Point | None:
 
 
 def measure(
-    timer: Timer,
+    timer: "EngineTimer",
     sizes: Sequence[int],
     output_tokens: int,
     seconds: float,
@@ -138,7 +131,7 @@ def measure(
         yield Point(size, times.seconds, times.steps, times.peak_memory, rate, rate * output_tokens)
 
 
-def _prefill(timer: Timer, seconds: float) -> Prefill:
+def _prefill(timer: "EngineTimer", seconds: float) -> Prefill:
     """The first pass is a warm-up, unless another one like it would take longer than `seconds` allow."""
     took: list[float] = []
     with closing(timer.prefills()) as passes:
@@ -206,6 +199,8 @@ class _NoPrefill:
 
 class EngineTimer:
     """Times one model on a page's prompt and an output of so many tokens.
+
+    Its methods raise MeasurementError where the device can't do a pass.
 
     Raises:
         UsageError: Prompt and output are longer than the model takes.

@@ -163,7 +163,9 @@ def test_every_one_of_many_pages_is_read_once_and_stands_in_the_order_of_the_inp
 ) -> None:
     names = make_pages(tmp_path, 200)
     answers = {f"{number:06x}": answer for number in range(1, 201)} if answer else {}
-    generator = FakeGenerator(Script(slots=8, answers=answers, again=dict.fromkeys(answers, [WELL])))
+    generator = FakeGenerator(
+        Script(slots=8, step=0.002, answers=answers, again={key: [WELL] for key in answers})
+    )
     assert go(tmp_path, generator, settings=RunSettings(workers, texts=False)).counts.ok == 200
     assert list(rows(tmp_path)) == names
     assert generator.most_at_once == 8

@@ -1,5 +1,6 @@
 """What a run does when files, results, texts or documents give trouble."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from mlx_chandra.store.store import Start, Store
 from tests.documents.pdf_files import make_pdf
 from tests.fakes import Answer, FakeGenerator, FakeProcessor, Inputs, Script, colour_of
 from tests.reading.test_run import Source, Watcher, go, make_pages, rows
+
+
+def exporting(folder: Path) -> RunSettings:
+    return RunSettings(2, texts=False, export=ExportSettings(str(folder), frozenset({Format.MARKDOWN})))
 
 
 def test_an_unexpected_failure_with_one_page_is_that_pages_error(tmp_path: Path) -> None:
@@ -128,9 +133,7 @@ def test_each_document_gets_its_files_when_its_last_page_is_stored(tmp_path: Pat
     for name in ("a", "b"):
         make_pdf(tmp_path / f"{name}.pdf", "1 0 0", "0 1 0", f"0 0 {0.1 if name == 'a' else 0.9}")
     out = tmp_path / "out"
-    settings = RunSettings(
-        workers=2, texts=False, export=ExportSettings(str(out), frozenset({Format.MARKDOWN}))
-    )
+    settings = exporting(out)
     summary = go(tmp_path, settings=settings)
     assert (summary.counts.ok, summary.documents, summary.unwritten_documents) == (6, 2, 0)
     assert sorted(path.name for path in out.iterdir()) == ["a", "b"]
@@ -144,11 +147,11 @@ def test_documents_that_cannot_be_written_are_counted_and_said_once(tmp_path: Pa
     out = tmp_path / "out"
     out.mkdir()
     for number in (1, 3):
-        (out / f"00{number}").write_text("a file where a folder should be")
+        (out / f"00{number}" / f"00{number}.md").mkdir(parents=True)
+        said = {"source": str(tmp_path / "in" / f"00{number}.png")}
+        (out / f"00{number}" / f"00{number}_metadata.json").write_text(json.dumps(said))
     watcher = Watcher()
-    settings = RunSettings(
-        workers=2, texts=False, export=ExportSettings(str(out), frozenset({Format.MARKDOWN}))
-    )
+    settings = exporting(out)
     summary = go(tmp_path, source=Source(lambda: iter(documents)), settings=settings, watcher=watcher)
     assert (summary.counts.ok, summary.documents, summary.unwritten_documents) == (4, 2, 2)
     assert len(watcher.warnings) == 1

@@ -1,4 +1,4 @@
-"""What a run does when files, results, texts or documents give trouble."""
+"""What a run does when the engine, files, results, texts or documents give trouble."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.documents.page import Document, PageResult
-from mlx_chandra.errors import DiskFullError, MlxChandraError
+from mlx_chandra.errors import DiskFullError, EngineError, MlxChandraError
 from mlx_chandra.export.formats import Format
 from mlx_chandra.export.settings import ExportSettings
 from mlx_chandra.reading.run import RunSettings
@@ -108,12 +108,12 @@ def test_pages_without_text_get_no_text_file_and_pages_cut_short_do(tmp_path: Pa
 
 
 def test_texts_that_find_no_place_are_said_once_and_the_rows_have_them(tmp_path: Path) -> None:
-    make_pages(tmp_path, 8)
-    for number in range(1, 4):
-        (tmp_path / f"00{number}_ocr.txt").mkdir()
+    make_pages(tmp_path, 30)
+    for number in range(1, 21):
+        (tmp_path / f"{number:03}_ocr.txt").mkdir()
     watcher = Watcher()
-    summary = go(tmp_path, settings=RunSettings(), watcher=watcher)
-    assert (summary.counts.ok, summary.counts.failed, summary.unwritten_texts) == (8, 0, 3)
+    summary = go(tmp_path, Script(slots=1), settings=RunSettings(), watcher=watcher)
+    assert (summary.counts.ok, summary.counts.failed, summary.unwritten_texts) == (30, 0, 20)
     assert len(watcher.warnings) == 1
     assert "--text-dir" in watcher.warnings[0]
     assert all(text for _, text in rows(tmp_path).values())
@@ -123,6 +123,7 @@ def test_what_the_store_has_to_say_comes_to_the_observer_once(tmp_path: Path) ->
     make_pages(tmp_path, 2)
     go(tmp_path)
     Path(f"{tmp_path}/results.csv.journal.sqlite").write_bytes(b"\0" * 9000)
+    make_pages(tmp_path, 3)
     watcher = Watcher()
     go(tmp_path, start=Start.RESUME, watcher=watcher)
     assert len(watcher.warnings) == 1
@@ -156,3 +157,27 @@ def test_documents_that_cannot_be_written_are_counted_and_said_once(tmp_path: Pa
     assert (summary.counts.ok, summary.documents, summary.unwritten_documents) == (4, 2, 2)
     assert len(watcher.warnings) == 1
     assert "--resume" in watcher.warnings[0]
+
+
+def test_an_engine_that_fails_once_costs_the_pages_in_it_alone(tmp_path: Path) -> None:
+    make_pages(tmp_path, 50)
+    generator = FakeGenerator(Script(fails_at=[60]))
+    summary = go(tmp_path, generator)
+    found = rows(tmp_path)
+    lost = [name for name, (status, _) in found.items() if status.startswith("error:engine: ")]
+    assert 0 < len(lost) <= 8
+    assert (summary.counts.ok, summary.counts.error) == (50 - len(lost), len(lost))
+    assert (len(found), generator.resets) == (50, 1)
+
+
+def test_an_engine_that_is_gone_ends_the_run_and_loses_no_finished_page(tmp_path: Path) -> None:
+    make_pages(tmp_path, 90)
+    with pytest.raises(EngineError, match="device is gone"):
+        go(tmp_path, Script(fails_after=60))
+    before = rows(tmp_path)
+    states = {status.partition(": ")[0] for status, _ in before.values()}
+    assert states == {"ok", "error:engine"}
+    assert len(before) < 90
+    assert go(tmp_path, start=Start.RESUME).counts.ok == 90 - len(before)
+    assert len(rows(tmp_path)) == 90
+    assert {name: row for name, row in rows(tmp_path).items() if name in before} == before

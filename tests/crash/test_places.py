@@ -196,23 +196,23 @@ def test_a_disk_that_is_too_full_to_put_retried_rows_in_their_places_keeps_them_
     tmp_path: Path,
 ) -> None:
     pages, disk = tmp_path / "pages", tmp_path / "disk"
-    for number in range(24):
+    for number in range(48):
         make_page(pages / f"{number:02}.png", number)
     text = "".join(f"many words {line} on this page, " for line in range(100))
-    answers = {f"{number:06x}": Answer(text, "length" if number < 2 else "stop") for number in range(24)}
+    answers = {f"{number:06x}": Answer(text, "length" if number < 2 else "stop") for number in range(48)}
     with small_disk(disk, "2m"):
         arguments = ["ocr", str(pages), "-o", str(disk / "r.csv"), "--no-text"]
         assert process(Script(answers=answers, slots=8), tmp_path, *arguments).returncode == 1
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
-        (disk / "filler").write_bytes(b"0" * (free - 56 * 1024))  # enough for the store, not for a second CSV
+        (disk / "filler").write_bytes(b"0" * (free - 120 * 1024))  # for the store, not for a second CSV
         done = process(Script(), tmp_path, *arguments, "--retry-errors")
         assert done.returncode == 1
         assert "is full" in done.stderr
         assert "Traceback" not in done.stderr
         cut = ["error:truncated"] * 2
-        assert [row.status for row in read(disk / "r.csv")] == [*cut, *["ok"] * 22]
+        assert [row.status for row in read(disk / "r.csv")] == [*cut, *["ok"] * 46]
         (disk / "filler").unlink()
         again = process(Script(fails_after=0), tmp_path, *arguments, "--resume")  # nothing is read for it
         assert again.returncode == 0, again.stderr
-        assert [row.status for row in read(disk / "r.csv")] == ["ok"] * 24
+        assert [row.status for row in read(disk / "r.csv")] == ["ok"] * 48
         assert sorted(os.listdir(disk)) == ["r.csv", "r.csv.journal.sqlite"]

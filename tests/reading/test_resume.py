@@ -258,3 +258,19 @@ def test_no_file_waits_for_another_one_that_is_being_hashed(
     thread.join(10)
     quickly.join(10)
     assert not is_held_up
+
+
+def test_pages_that_are_stored_under_their_resolved_paths_are_met_through_links_too(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "link").symlink_to("scans")
+    make_file(tmp_path / "scans" / "a.png", "one")
+    make_document(tmp_path / "scans" / "b.pdf", "1 0 0", "0 1 0")
+    rows = [f"{tmp_path}/scans/a.png,ok,one", f"{tmp_path}/scans/b.pdf#page=1,ok,first"]
+    (tmp_path / "r.csv").write_text("\r\n".join(["image_path,status,ocr_text", *rows, ""]))
+    resume = again(tmp_path)
+    plans = [resume.plan(Document(str(tmp_path / "link" / name), "", name)) for name in ("a.png", "b.pdf")]
+    assert [len(plan.todo) for plan in plans] == [0, 1]
+    assert plans[1].document.path == str(tmp_path / "scans" / "b.pdf")
+    (page,) = plans[1].todo
+    assert isinstance(page, Page)
+    assert page.path == f"{tmp_path}/scans/b.pdf#page=2"  # the row stands beside that of page 1

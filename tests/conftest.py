@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# huggingface_hub reads both when it is imported, so they are set before any test module is.
+# huggingface_hub reads both when it is imported: they are set before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["MLX_CHANDRA_CACHE"] = tempfile.mkdtemp(prefix="mlx-chandra-cache-")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="mlx-chandra-hub-")
 
 

@@ -36,12 +36,7 @@ MAY_IMPORT = {
 # One file of a part may do more.
 MODULE_MAY_IMPORT = {
     "mlx_chandra.reading.run": {"store", "export"},
-    "mlx_chandra.engine.batch": {"documents"},  # going away, with the file
 }
-# Parts that are going away. Only they and the command line import them.
-GOING_AWAY = {
-    "assembly", "attempts", "done", "feed", "forecast", "keeper", "measure", "outputs", "pipeline", "speeds",
-}  # fmt: skip
 
 MLX_PARTS = {"models", "engine"}
 NO_MLX = {"mlx_chandra.engine.scheduler"}
@@ -115,11 +110,7 @@ def imports() -> Iterator[tuple[str, Import]]:
 def is_allowed(module: str, imported: str) -> bool:
     """Whether a module of ours may import another one."""
     own, other = part_of(module), part_of(imported)
-    if own == other or own in GOING_AWAY:
-        return True
-    if other in GOING_AWAY:
-        return own == "cli"
-    return other in MAY_IMPORT[own] | MODULE_MAY_IMPORT.get(module, set())
+    return own == other or other in MAY_IMPORT[own] | MODULE_MAY_IMPORT.get(module, set())
 
 
 def may_import_mlx(module: str, when: str) -> bool:
@@ -148,9 +139,9 @@ def test_heavy_libraries_wait_until_they_are_needed() -> None:
 
 
 def test_every_part_is_in_the_table_and_none_is_a_loose_module() -> None:
-    parts = {part_of(module_name(path)) for path in FILES} - GOING_AWAY
+    parts = {part_of(module_name(path)) for path in FILES}
     assert parts <= set(MAY_IMPORT)
-    assert {path.stem for path in PACKAGE.glob("*.py")} - GOING_AWAY == {"__init__", "__main__", "errors"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "__main__", "errors"}
 
 
 def test_no_file_is_longer_than_400_lines() -> None:
@@ -182,7 +173,7 @@ def test_the_rules_see_relative_late_and_type_only_imports() -> None:
     source = "\n".join([
         "from . import scheduler",
         "from ..errors import PageError",
-        "from mlx_chandra import pipeline",
+        "from mlx_chandra import reading",
         "if TYPE_CHECKING:",
         "    import numpy",
         "try:",
@@ -196,7 +187,7 @@ def test_the_rules_see_relative_late_and_type_only_imports() -> None:
     assert [(item.module, item.when) for item in found] == [
         ("mlx_chandra.engine", "start"),
         ("mlx_chandra.errors", "start"),
-        ("mlx_chandra.pipeline", "start"),
+        ("mlx_chandra.reading", "start"),
         ("numpy", "types"),
         ("PIL.Image", "start"),
         ("mlx.core", "late"),
@@ -216,8 +207,8 @@ def test_the_rules_see_relative_late_and_type_only_imports() -> None:
         ("mlx_chandra.engine.service", "mlx_chandra.documents.page", False),
         ("mlx_chandra.documents.pdf", "mlx_chandra.processing.image", False),
         ("mlx_chandra.processing.image", "mlx_chandra.models", False),
-        ("mlx_chandra.reading.run", "mlx_chandra.pipeline", False),
-        ("mlx_chandra.cli.ocr", "mlx_chandra.pipeline", True),
+        ("mlx_chandra.reading.run", "mlx_chandra.cli.ocr", False),
+        ("mlx_chandra.cli.ocr", "mlx_chandra.reading.run", True),
     ],
 )
 def test_the_rules_tell_up_from_down(module: str, imported: str, allowed: bool) -> None:

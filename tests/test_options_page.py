@@ -11,7 +11,7 @@ from tools.options_page import page
 
 ROW = re.compile(r"^\| `(.+?)`(.*?) \| `(MLX_CHANDRA_\w+)` \| (.*?) \|", re.MULTILINE)
 VALUES = {"MAX_PIXELS": "77", "FORMAT": "json", "DTYPE": "float32", "PROMPT_TYPE": "ocr", "PAGES": "2"}
-VALUES |= dict.fromkeys(("MAX_TOKENS", "MAX_SIZE", "BATCH_SIZE", "WORKERS", "RETRIES"), "77")
+VALUES |= dict.fromkeys(("MAX_TOKENS", "MAX_SIZE", "BATCH_SIZE", "WORKERS", "RETRIES", "SAVE_EVERY"), "77")
 
 
 def section(command: str) -> str:

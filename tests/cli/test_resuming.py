@@ -28,7 +28,7 @@ class Runs:
         self.engines: list[_Counting] = []
 
     def __call__(self, *arguments: str, script: Script | None = None) -> int:
-        """Return the number of pages that were read, retries included; fails where the program ended in another way."""
+        """Return the number of pages that were read, retries included; fails where it ended otherwise."""
         self.engines.clear()
         assert self.status(*arguments, script=script) in (0, 1)
         return sum(engine.inserted for engine in self.engines)
@@ -361,9 +361,8 @@ def test_what_is_not_named_stays_although_settings_changed(runs: Runs, option: l
     make_page(runs.pages / "3.png", 33)  # but new bytes are another page
     make_page(runs.pages / "4.png", 2)  # and a new file is read as this run reads, not as its copy was
     assert runs(*option, "--max-tokens", "77") == 3
-    made = runs.stored(
-        "select count(*) from pages join settings on pages.settings = settings.id where settings.settings like '%77%'"
-    )
+    settings = "select id from settings where settings like '%77%'"
+    made = runs.stored(f"select count(*) from pages where settings in ({settings})")
     assert made == [(3,)]
 
 

@@ -112,15 +112,22 @@ def test_runs_with_other_settings_that_are_killed_come_to_an_end_with_copies_and
     arguments = ["ocr", "--images-dir", str(pages), "-o", str(table)]
     old = Script(answers={f"{number:06x}": Answer("<p>old</p>") for number in range(PAGES)}, slots=16)
     assert process(old, tmp_path, *arguments).returncode == 0
-    moments, finished = random.Random(2027), []
-    for _ in range(KILLS // 2):
-        running = start(Script(step=0.01), tmp_path, *arguments, "--resume", "--max-tokens", "77")
-        time.sleep(0.4 + moments.random() * 0.4)
+    moments, finished = random.Random(2027), [0]
+
+    def read_anew() -> int:
+        return sum((pages / f"{n:02}_ocr.txt").read_text() != "<p>old</p>" for n in range(PAGES))
+
+    for kill in range(KILLS // 2):
+        running = start(Script(step=0.02), tmp_path, *arguments, "--resume", "--max-tokens", "77")
+        end = time.monotonic() + 20
+        while kill % 3 and read_anew() <= finished[-1] and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(moments.random() * 0.1)
         os.kill(running.pid, signal.SIGKILL)
         running.communicate(timeout=20)
         texts_are_whole(pages)
         assert len(read(table)) == PAGES  # each has its old row or its new one
-        finished.append(sum((pages / f"{n:02}_ocr.txt").read_text() != "<p>old</p>" for n in range(PAGES)))
+        finished.append(read_anew())
     assert finished == sorted(finished)
     assert len(set(finished)) >= 2, "the kills came too early or too late to say anything"
     done = process(Script(slots=16), tmp_path, *arguments, "--resume", "--max-tokens", "77")

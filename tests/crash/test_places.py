@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import make_page, process, read, start
-from tests.crash.test_disk_full import long_answers, small_disk
+from tests.crash.test_disk_full import small_disk
 from tests.fakes import Answer, Script
 
 PAGES = 40
@@ -110,7 +110,8 @@ def test_documents_that_are_deleted_in_a_run_are_said_and_there_again_after_the_
     assert f"{PAGES} pages ok, 0 failed" in said
     assert f"The files of {PAGES - gone} documents were written. Those of {gone} documents" in said
     assert complained.count("Warning: ") == 1
-    assert f"documents were taken out of {out}. Run again with --resume" in complained
+    assert str(out) in complained  # documents that were taken out of it, or one that was being written
+    assert "Run again with --resume" in complained
     done = process(Script(fails_after=0), tmp_path, *arguments)  # nothing is read for it
     assert (done.returncode, done.stderr) == (0, "")
     assert f"The files of {gone} documents were written." in done.stdout
@@ -138,7 +139,7 @@ def test_documents_that_are_deleted_together_with_the_csv_come_with_the_next_run
     _, complained = running.communicate(timeout=20)
     assert running.returncode == 1
     assert "r.csv.journal.sqlite was taken away" in complained
-    assert f"documents were taken out of {out}. Run again with --resume" in complained
+    assert "Run again with --resume" in complained
     assert "Traceback" not in complained
     assert len(read(out / "r.csv")) == PAGES
     done = process(Script(fails_after=0), tmp_path, *arguments)  # nothing is read for it
@@ -195,20 +196,23 @@ def test_a_disk_that_is_too_full_to_put_retried_rows_in_their_places_keeps_them_
     tmp_path: Path,
 ) -> None:
     pages, disk = tmp_path / "pages", tmp_path / "disk"
-    for number in range(8):
+    for number in range(48):
         make_page(pages / f"{number:02}.png", number)
-    good = long_answers(8)
-    cut = Script(answers={colour: Answer(a.text, "length") for colour, a in good.answers.items()})
-    with small_disk(disk, "280k"):  # room for the store and the CSV, not for another CSV
+    text = "".join(f"many words {line} on this page, " for line in range(100))
+    answers = {f"{number:06x}": Answer(text, "length" if number < 2 else "stop") for number in range(48)}
+    with small_disk(disk, "2m"):
         arguments = ["ocr", str(pages), "-o", str(disk / "r.csv"), "--no-text"]
-        assert process(cut, tmp_path, *arguments).returncode == 1
-        done = process(good, tmp_path, *arguments, "--retry-errors")
+        assert process(Script(answers=answers, slots=8), tmp_path, *arguments).returncode == 1
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
+        (disk / "filler").write_bytes(b"0" * (free - 120 * 1024))  # for the store, not for a second CSV
+        done = process(Script(), tmp_path, *arguments, "--retry-errors")
         assert done.returncode == 1
         assert "is full" in done.stderr
         assert "Traceback" not in done.stderr
-        assert [row.status for row in read(disk / "r.csv")] == ["error:truncated"] * 8
-        subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)
+        cut = ["error:truncated"] * 2
+        assert [row.status for row in read(disk / "r.csv")] == [*cut, *["ok"] * 46]
+        (disk / "filler").unlink()
         again = process(Script(fails_after=0), tmp_path, *arguments, "--resume")  # nothing is read for it
         assert again.returncode == 0, again.stderr
-        assert [row.status for row in read(disk / "r.csv")] == ["ok"] * 8
+        assert [row.status for row in read(disk / "r.csv")] == ["ok"] * 48
         assert sorted(os.listdir(disk)) == ["r.csv", "r.csv.journal.sqlite"]

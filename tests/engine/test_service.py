@@ -440,3 +440,17 @@ def test_a_service_is_opened_by_a_checkpoints_name() -> None:
 
         handle = service.submit(service.prepare(Image.new("RGB", (64, 64), "white")), SHORT)
         assert handle.result(300).output_tokens <= 5
+
+
+def test_a_program_that_has_used_a_service_ends_in_good_order() -> None:
+    program = """
+from PIL import Image
+from mlx_chandra.engine.service import open_service
+with open_service("demo", batch_size=1, max_tokens=2) as service:
+    print(service.submit(service.prepare(Image.new("RGB", (64, 64)), "Read.")).result(100).output_tokens)
+"""
+    for _ in range(3):  # MLX aborted most such programs as they ended
+        ended = subprocess.run(
+            [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=100
+        )
+        assert (ended.returncode, ended.stdout) == (0, "2\n"), ended.stderr

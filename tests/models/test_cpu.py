@@ -1,5 +1,6 @@
 """What exists for CPUs alone: OpenBLAS's matrix product, and weights of a softmax that are right."""
 
+import math
 import os
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_chandra.models.backend import BackendName, current_backend
+from mlx_chandra.models import cpu, vision
+from mlx_chandra.models.backend import BackendName, Elementwise, current_backend
 from mlx_chandra.models.cpu import SWITCH, softmax_weights, use_openblas
 
 ON_LINUX_CPU = sys.platform == "linux" and current_backend().name is BackendName.CPU
@@ -85,3 +87,15 @@ def test_what_is_no_number_stays_so_and_what_is_masked_weighs_nothing() -> None:
     weights = np.array(softmax_weights(scores, axis=1))
     assert np.isnan(weights[0, 1])
     assert 0 <= weights[1, 1] < 1e-25 * weights[1, 2]
+
+
+@pytest.mark.parametrize("gelu", [cpu.gelu_tanh, vision.gelu_tanh])
+def test_gelu_is_right_in_float32_and_keeps_the_dtype_and_what_is_no_number(gelu: Elementwise) -> None:
+    x = np.concatenate([np.linspace(-12, 12, 24_001), [0.0, 1e-30, 30.0, -30.0, 1e6, -1e6]])
+    x = x.astype(np.float32).astype(np.float64)
+    exact = x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    ours = np.array(gelu(mx.array(x.astype(np.float32))))
+    np.testing.assert_allclose(ours, exact, rtol=4e-7, atol=1e-6)
+    half = gelu(mx.array([1.5, math.nan], mx.bfloat16))
+    assert half.dtype == mx.bfloat16
+    assert mx.isnan(half).tolist() == [False, True]

@@ -15,7 +15,6 @@ from mlx_chandra.documents.page import Document, Page, PageResult, ReadSettings
 from mlx_chandra.engine.responses import GenerationResponse, PromptResponse
 from mlx_chandra.engine.retries import Retries
 from mlx_chandra.engine.service import Service
-from mlx_chandra.errors import EngineError
 from mlx_chandra.reading.progress import Snapshot, Summary
 from mlx_chandra.reading.read import ReadOptions
 from mlx_chandra.reading.run import RunSettings, run
@@ -163,7 +162,9 @@ def test_every_one_of_many_pages_is_read_once_and_stands_in_the_order_of_the_inp
 ) -> None:
     names = make_pages(tmp_path, 200)
     answers = {f"{number:06x}": answer for number in range(1, 201)} if answer else {}
-    generator = FakeGenerator(Script(slots=8, answers=answers, again=dict.fromkeys(answers, [WELL])))
+    generator = FakeGenerator(
+        Script(slots=8, step=0.002, answers=answers, again={key: [WELL] for key in answers})
+    )
     assert go(tmp_path, generator, settings=RunSettings(workers, texts=False)).counts.ok == 200
     assert list(rows(tmp_path)) == names
     assert generator.most_at_once == 8
@@ -257,11 +258,26 @@ def test_the_observer_learns_how_many_pages_there_are(tmp_path: Path) -> None:
     assert watcher.seen[-1].total == 9
 
 
-def test_copies_of_a_page_in_work_wait_for_it_and_get_its_row_and_text(tmp_path: Path) -> None:
+def test_copies_of_a_page_in_work_wait_for_it_and_get_its_row_and_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_pages(tmp_path, 3)
+    planned, plan = threading.Event(), Store.plan
+
+    def noting(store: Store, paths: Sequence[str]) -> None:
+        plan(store, paths)
+        if paths[-1].endswith("129.png"):
+            planned.set()
+
+    class Waiting(FakeGenerator):
+        def next(self) -> tuple[list[PromptResponse], list[GenerationResponse]]:
+            assert planned.wait(20), "copies aren't planned while the engine works"
+            return super().next()
+
+    monkeypatch.setattr(Store, "plan", noting)
     for number in range(100, 130):
         shutil.copy(tmp_path / "001.png", tmp_path / f"{number}.png")
-    generator = FakeGenerator(Script(answers={"000001": LOOP}, again={"000001": [Answer("cut", "length")]}))
+    generator = Waiting(Script(answers={"000001": LOOP}, again={"000001": [Answer("cut", "length")]}))
     watcher = Watcher()
     settings = RunSettings(workers=2, options=ReadOptions(retries=Retries(1)))
     summary = go(tmp_path, generator, settings=settings, watcher=watcher)
@@ -287,13 +303,44 @@ def test_a_stop_keeps_what_is_finished_and_drops_what_is_not(tmp_path: Path) -> 
                 stop.set()
             return super().next()
 
+    shutil.copy(tmp_path / "002.png", tmp_path / "copy of 2.png")
     generator = Stopping(Script(answers={"000002": EVER}))
     summary = go(tmp_path, generator, stop=stop)
     assert (summary.stopped, generator.closed) == (True, True)
     found = rows(tmp_path)
     assert 0 < len(found) == summary.counts.ok < 50
     assert all(status == "ok" and text.endswith("</p>") for status, text in found.values())
-    assert "002.png" not in found
+    assert not {"002.png", "copy of 2.png"} & set(found)
+
+
+def test_a_stop_before_the_model_is_loaded_loads_none(tmp_path: Path) -> None:
+    make_pages(tmp_path, 3)
+    stop = threading.Event()
+    stop.set()
+    generator = FakeGenerator()
+    assert go(tmp_path, generator, stop=stop).stopped
+    assert not generator.threads
+    assert rows(tmp_path) == {}
+
+
+def test_counting_ends_with_the_run(tmp_path: Path) -> None:
+    names, asked = make_pages(tmp_path, 3), []
+
+    def documents() -> Iterator[Document]:
+        asked.append(True)
+        if len(asked) == 1:
+            yield from (Document(str(tmp_path / name), "", name) for name in names)
+            return
+        while True:  # who counts never comes to the end
+            yield Document(str(tmp_path / "gone.png"), "", "gone")
+
+    watcher = Watcher()
+    assert go(tmp_path, source=Source(documents), watcher=watcher).counts.ok == 3
+    assert watcher.seen[-1].total is None
+    for thread in threading.enumerate():
+        if thread.name == "count":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_a_stop_drops_a_page_between_its_attempts_and_the_next_run_reads_it(tmp_path: Path) -> None:
@@ -313,30 +360,6 @@ def test_a_stop_drops_a_page_between_its_attempts_and_the_next_run_reads_it(tmp_
     assert not summary.stopped
     assert rows(tmp_path)["002.png"] == ("ok", WELL.text)
     assert list(rows(tmp_path)) == [f"00{number}.png" for number in range(1, 5)]
-
-
-def test_an_engine_that_fails_once_costs_the_pages_in_it_alone(tmp_path: Path) -> None:
-    make_pages(tmp_path, 50)
-    generator = FakeGenerator(Script(fails_at=[60]))
-    summary = go(tmp_path, generator)
-    found = rows(tmp_path)
-    lost = [name for name, (status, _) in found.items() if status.startswith("error:engine: ")]
-    assert 0 < len(lost) <= 8
-    assert (summary.counts.ok, summary.counts.error) == (50 - len(lost), len(lost))
-    assert (len(found), generator.resets) == (50, 1)
-
-
-def test_an_engine_that_is_gone_ends_the_run_and_loses_no_finished_page(tmp_path: Path) -> None:
-    make_pages(tmp_path, 90)
-    with pytest.raises(EngineError, match="device is gone"):
-        go(tmp_path, Script(fails_after=60))
-    before = rows(tmp_path)
-    states = {status.partition(": ")[0] for status, _ in before.values()}
-    assert states == {"ok", "error:engine"}
-    assert len(before) < 90
-    assert go(tmp_path, start=Start.RESUME).counts.ok == 90 - len(before)
-    assert len(rows(tmp_path)) == 90
-    assert {name: row for name, row in rows(tmp_path).items() if name in before} == before
 
 
 def test_pages_that_were_read_again_are_counted(tmp_path: Path) -> None:

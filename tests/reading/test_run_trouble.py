@@ -1,5 +1,6 @@
-"""What a run does when files, results, texts or documents give trouble."""
+"""What a run does when the engine, files, results, texts or documents give trouble."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.documents.page import Document, PageResult
-from mlx_chandra.errors import DiskFullError, MlxChandraError
+from mlx_chandra.errors import DiskFullError, EngineError, MlxChandraError
 from mlx_chandra.export.formats import Format
 from mlx_chandra.export.settings import ExportSettings
 from mlx_chandra.reading.run import RunSettings
@@ -15,6 +16,10 @@ from mlx_chandra.store.store import Start, Store
 from tests.documents.pdf_files import make_pdf
 from tests.fakes import Answer, FakeGenerator, FakeProcessor, Inputs, Script, colour_of
 from tests.reading.test_run import Source, Watcher, go, make_pages, rows
+
+
+def exporting(folder: Path) -> RunSettings:
+    return RunSettings(2, texts=False, export=ExportSettings(str(folder), frozenset({Format.MARKDOWN})))
 
 
 def test_an_unexpected_failure_with_one_page_is_that_pages_error(tmp_path: Path) -> None:
@@ -103,12 +108,12 @@ def test_pages_without_text_get_no_text_file_and_pages_cut_short_do(tmp_path: Pa
 
 
 def test_texts_that_find_no_place_are_said_once_and_the_rows_have_them(tmp_path: Path) -> None:
-    make_pages(tmp_path, 8)
-    for number in range(1, 4):
-        (tmp_path / f"00{number}_ocr.txt").mkdir()
+    make_pages(tmp_path, 30)
+    for number in range(1, 21):
+        (tmp_path / f"{number:03}_ocr.txt").mkdir()
     watcher = Watcher()
-    summary = go(tmp_path, settings=RunSettings(), watcher=watcher)
-    assert (summary.counts.ok, summary.counts.failed, summary.unwritten_texts) == (8, 0, 3)
+    summary = go(tmp_path, Script(slots=1), settings=RunSettings(), watcher=watcher)
+    assert (summary.counts.ok, summary.counts.failed, summary.unwritten_texts) == (30, 0, 20)
     assert len(watcher.warnings) == 1
     assert "--text-dir" in watcher.warnings[0]
     assert all(text for _, text in rows(tmp_path).values())
@@ -118,6 +123,7 @@ def test_what_the_store_has_to_say_comes_to_the_observer_once(tmp_path: Path) ->
     make_pages(tmp_path, 2)
     go(tmp_path)
     Path(f"{tmp_path}/results.csv.journal.sqlite").write_bytes(b"\0" * 9000)
+    make_pages(tmp_path, 3)
     watcher = Watcher()
     go(tmp_path, start=Start.RESUME, watcher=watcher)
     assert len(watcher.warnings) == 1
@@ -128,9 +134,7 @@ def test_each_document_gets_its_files_when_its_last_page_is_stored(tmp_path: Pat
     for name in ("a", "b"):
         make_pdf(tmp_path / f"{name}.pdf", "1 0 0", "0 1 0", f"0 0 {0.1 if name == 'a' else 0.9}")
     out = tmp_path / "out"
-    settings = RunSettings(
-        workers=2, texts=False, export=ExportSettings(str(out), frozenset({Format.MARKDOWN}))
-    )
+    settings = exporting(out)
     summary = go(tmp_path, settings=settings)
     assert (summary.counts.ok, summary.documents, summary.unwritten_documents) == (6, 2, 0)
     assert sorted(path.name for path in out.iterdir()) == ["a", "b"]
@@ -144,12 +148,36 @@ def test_documents_that_cannot_be_written_are_counted_and_said_once(tmp_path: Pa
     out = tmp_path / "out"
     out.mkdir()
     for number in (1, 3):
-        (out / f"00{number}").write_text("a file where a folder should be")
+        (out / f"00{number}" / f"00{number}.md").mkdir(parents=True)
+        said = {"source": str(tmp_path / "in" / f"00{number}.png")}
+        (out / f"00{number}" / f"00{number}_metadata.json").write_text(json.dumps(said))
     watcher = Watcher()
-    settings = RunSettings(
-        workers=2, texts=False, export=ExportSettings(str(out), frozenset({Format.MARKDOWN}))
-    )
+    settings = exporting(out)
     summary = go(tmp_path, source=Source(lambda: iter(documents)), settings=settings, watcher=watcher)
     assert (summary.counts.ok, summary.documents, summary.unwritten_documents) == (4, 2, 2)
     assert len(watcher.warnings) == 1
     assert "--resume" in watcher.warnings[0]
+
+
+def test_an_engine_that_fails_once_costs_the_pages_in_it_alone(tmp_path: Path) -> None:
+    make_pages(tmp_path, 50)
+    generator = FakeGenerator(Script(fails_at=[60]))
+    summary = go(tmp_path, generator)
+    found = rows(tmp_path)
+    lost = [name for name, (status, _) in found.items() if status.startswith("error:engine: ")]
+    assert 0 < len(lost) <= 8
+    assert (summary.counts.ok, summary.counts.error) == (50 - len(lost), len(lost))
+    assert (len(found), generator.resets) == (50, 1)
+
+
+def test_an_engine_that_is_gone_ends_the_run_and_loses_no_finished_page(tmp_path: Path) -> None:
+    make_pages(tmp_path, 90)
+    with pytest.raises(EngineError, match="device is gone"):
+        go(tmp_path, Script(fails_after=60))
+    before = rows(tmp_path)
+    states = {status.partition(": ")[0] for status, _ in before.values()}
+    assert states == {"ok", "error:engine"}
+    assert len(before) < 90
+    assert go(tmp_path, start=Start.RESUME).counts.ok == 90 - len(before)
+    assert len(rows(tmp_path)) == 90
+    assert {name: row for name, row in rows(tmp_path).items() if name in before} == before

@@ -6,7 +6,6 @@ everybody: the command line, `batch_generate`, servers.
 """
 
 import queue
-import threading
 import weakref
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from mlx_chandra.engine.generator import DEFAULT_MAX_TOKENS, BatchGenerator
 from mlx_chandra.engine.handles import Events, Handle, RequestOptions
 from mlx_chandra.engine.memory import require_room_here
 from mlx_chandra.engine.responses import GeneratorStats
+from mlx_chandra.engine.threads import Running, run_on_thread
 from mlx_chandra.errors import EngineError
 from mlx_chandra.models import load_model, resolve_checkpoint
 from mlx_chandra.models.qwen3_vl import Qwen3VL
@@ -54,9 +54,8 @@ class Service:
         self._processor, self._options = processor, options or RequestOptions()
         slots = generator.slots
         self._engine = Engine(generator, processor, queue_size or slots + max(2, min(slots, _MOST_SPARE)))
-        self._thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
-        self._thread.start()
-        self._end = weakref.finalize(self, _end, self._engine.orders, self._thread)
+        self._running = run_on_thread(self._engine.run)
+        self._end = weakref.finalize(self, _end, self._engine.orders, self._running)
 
     @property
     def slots(self) -> int:
@@ -113,10 +112,9 @@ class Service:
         return self._engine.stats
 
     def close(self) -> None:
-        """Drop what is in work, and wait for the thread to end."""
+        """Drop what is in work, and wait until nothing computes any more."""
         self._end()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        self._running.wait()
 
     def __enter__(self) -> "Service":
         return self
@@ -170,8 +168,7 @@ def open_service(
     return Service(generator, processor)  # type: ignore[arg-type, unused-ignore]
 
 
-def _end(orders: "queue.SimpleQueue[Order]", thread: threading.Thread) -> None:
-    """Ask the engine's thread to end. Waits a moment, so that no step runs while Python shuts down."""
+def _end(orders: "queue.SimpleQueue[Order]", running: Running) -> None:
+    """Ask the engine to end. Waits a moment, so that no step runs while Python shuts down."""
     orders.put(None)
-    if thread is not threading.current_thread():
-        thread.join(_PATIENCE)
+    running.wait(_PATIENCE)

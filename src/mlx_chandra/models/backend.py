@@ -50,6 +50,7 @@ class Backend:
             buckets fill with arrays of sizes that are never wanted again; *unmeasured* there.
         rope_kernel: Whether MLX has a kernel for RoPE. On a CPU it is 20 operations in each layer, a seventh
             of a decode step of four pages.
+        gelu_tanh: GELU in the form that is fastest there; None: `models/vision.py`'s own.
         shapeless: Compile elementwise functions for any shape at once. CUDA takes 3.5 times as long so.
     """
 
@@ -65,6 +66,7 @@ class Backend:
     float16_cache: bool = False
     kept_share: float | None = None
     rope_kernel: bool = True
+    gelu_tanh: Elementwise | None = None
     shapeless: bool = True
 
     def cache_dtype(self, dtype: mx.Dtype) -> mx.Dtype:
@@ -111,6 +113,7 @@ _BACKENDS = {
         float32_only=True,
         decode_ahead=False,
         rope_kernel=False,
+        gelu_tanh=cpu.gelu_tanh,
     ),
 }
 

@@ -196,6 +196,8 @@ class Qwen3VL(nn.Module):
         half = x = self.language_model.embed_tokens(token_ids)
         for index, layer in enumerate(self.language_model.layers, start=1):
             x = layer.step(x, rotation, attention)
+            if not self._backend.decode_ahead:  # the layer runs while the host prepares the next one
+                mx.async_eval(x)
             half = x if index == self.middle else half
         return Decoded(half, self._head(x))
 

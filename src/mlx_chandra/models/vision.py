@@ -124,7 +124,7 @@ class VisionMLP(nn.Module):
         super().__init__()
         self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self._gelu = backend.compiled(gelu_tanh)
+        self._gelu = backend.gelu_tanh or backend.compiled(gelu_tanh)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.linear_fc2(self._gelu(self.linear_fc1(x)))

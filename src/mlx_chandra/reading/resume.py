@@ -7,10 +7,12 @@ any more, and one that failed: those are read again when the user asks for it.
 Files are hashed when their turn comes, and not again while their size and time of change stay as they were.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol
 
 from mlx_chandra.documents.content import Stamp, content_hash, stamp_of
@@ -43,6 +45,8 @@ class Facts(Protocol):
 class Memory(Protocol):
     """The part of a store that is asked here; see `store.Store`."""
 
+    @property
+    def count(self) -> int: ...
     def known(self, page: Page) -> Facts | None: ...
     def same_content(self, content: str, number: int, this_run: bool) -> Iterator[tuple[str, str]]: ...
     def file_content(self, path: str, size: int, mtime_ns: int) -> str | None: ...
@@ -56,7 +60,7 @@ class Plan:
     """What is to be done for one document.
 
     Attributes:
-        document: Which one.
+        document: Which one, by the path under which it is stored.
         pages: Its pages that were asked for. A stored document that is not opened is one page.
         todo: Those that need a result: to be read, or copied from a page with the same bytes.
         vanished: Paths of stored pages that the document doesn't have any more.
@@ -78,6 +82,7 @@ class Resume:
 
     def __init__(self, memory: Memory, reading: Reading) -> None:
         self._memory, self._reading = memory, reading
+        self._is_new = not memory.count  # nothing was stored before
         self._hashes = _Hashes(memory)
         self._lock = threading.Lock()
         self._in_work: dict[str, str | None] = {}  # content, by the path of a page without a result yet
@@ -86,6 +91,7 @@ class Resume:
 
     def plan(self, document: Document) -> Plan:
         """Find a document's pages and those of them that need a result. Opens and hashes files."""
+        document = self._as_stored(document)
         pages, left = self._left(document, self._needs_result)
         is_whole = self._reading.pages == PageSelection() and pages[0].number is not None
         vanished = self._vanished(pages) if is_whole else []
@@ -93,7 +99,7 @@ class Resume:
 
     def count(self, document: Document) -> int:
         """How many pages of a document this run reads or copies, those with a result by now included."""
-        return len(self._left(document, self._needed_result)[1])
+        return len(self._left(self._as_stored(document), self._needed_result)[1])
 
     def content_of(self, page: Page) -> str | None:
         """The hash of the file that a page in work is of."""
@@ -114,6 +120,17 @@ class Resume:
                 for claims in (self._first, self._copied):
                     if claims.get(key) == path:
                         del claims[key]
+
+    def _as_stored(self, document: Document) -> Document:
+        """The document by its resolved path where that is stored: an earlier script's CSV has such paths."""
+        real = _resolved(document.path)
+        if real == document.path or self._is_new or self._is_stored(document):
+            return document
+        resolved = replace(document, path=real)
+        return resolved if self._is_stored(resolved) else document
+
+    def _is_stored(self, document: Document) -> bool:
+        return self._memory.known(Page(document)) is not None or bool(self._memory.pages_of(document.path))
 
     def _left(self, document: Document, needed: Callable[[Page], bool]) -> tuple[list[Page], list[Page]]:
         whole = Page(document)
@@ -177,6 +194,19 @@ class Resume:
     def _vanished(self, pages: Sequence[Page]) -> list[str]:
         there = {page.path for page in pages}
         return [path for path in self._memory.pages_of(pages[0].document.path) if path not in there]
+
+
+def _resolved(path: str) -> str:
+    """The path without links, as os.path.realpath gives it; quicker for many files of one folder."""
+    if os.path.islink(path):
+        return os.path.realpath(path)
+    folder, name = os.path.split(path)
+    return os.path.join(_resolved_folder(folder), name)
+
+
+@lru_cache(maxsize=1024)
+def _resolved_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 class _Hashes:

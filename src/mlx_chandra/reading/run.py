@@ -194,7 +194,7 @@ class _Planner:
         self._note(document.path, [page.path for page in plan.pages], len(plan.pages) - len(plan.todo))
         with self._lock:
             self.vanished += plan.vanished
-        self._export.planned(document, len(plan.todo))
+        self._export.planned(plan.document, len(plan.todo))
         return plan.todo
 
     def _note(self, document: str, paths: list[str], skipped: int) -> None:

@@ -163,14 +163,17 @@ def _layer(
     """
     layer: dict[str, Setting] = {}
     options = options_of(command)
-    for key, (name, said_value) in said.items():
+    command.exit_on_error = False
+    for key, (name, set_to) in said.items():
         action = options[name]
         where = f"{source}, {key}" if file else f"The environment variable {key}"
         try:
-            texts = _from_toml(action, said_value, file) if file else _from_variable(action, str(said_value))
-            value = texts if isinstance(texts, bool) else _parsed(command, name, action, texts)
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}.", _LIST_ALL) from error
+            value: object = _from_toml(action, set_to, file) if file else _from_variable(action, str(set_to))
+            if isinstance(value, list):
+                words = [f"--{name}={text}" for text in value] if action.option_strings else ["--", *value]
+                value = vars(command.parse_args(words)).get(action.dest)
+        except (ValueError, argparse.ArgumentError) as error:
+            raise UsageError(f"{where}: {getattr(error, 'message', error)}.", _LIST_ALL) from error
         other = layer.setdefault(action.dest, Setting(value, file or key, key))
         if other.value != value:
             raise UsageError(f"{where}: {other.name} says the opposite.", _LIST_ALL)
@@ -221,18 +224,6 @@ def _seen_from(folder: str, text: str, may_be_pattern: bool) -> str:
     if may_be_pattern and glob.has_magic(text) and not os.path.lexists(path):
         return os.path.join(glob.escape(folder), os.path.expanduser(text))
     return path
-
-
-def _parsed(
-    command: argparse.ArgumentParser, name: str, action: argparse.Action, texts: Sequence[str]
-) -> object:
-    """What argparse makes of an option's texts. Raises ValueError."""
-    command.exit_on_error = False
-    words = [f"--{name}={text}" for text in texts] if action.option_strings else ["--", *texts]
-    try:
-        return vars(command.parse_args(words)).get(action.dest)
-    except argparse.ArgumentError as error:
-        raise ValueError(error.message) from error
 
 
 def _merged(

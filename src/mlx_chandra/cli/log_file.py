@@ -6,7 +6,6 @@ isn't used: its handlers print a traceback for each line that they can't write.
 """
 
 import argparse
-import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import BinaryIO
 from mlx_chandra import __version__
 from mlx_chandra.cli.time_left import TimeLeft
 from mlx_chandra.documents.page import PageResult
-from mlx_chandra.errors import ExitCode, MlxChandraError, OutputError, UsageError
+from mlx_chandra.errors import ExitCode, MlxChandraError, OutputError
 from mlx_chandra.files.paths import shown_path
 from mlx_chandra.reading.progress import Snapshot, Summary
 
@@ -29,34 +28,23 @@ _OF_COUNTS = (
 )  # fmt: skip
 
 
-def log_of(
-    arguments: argparse.Namespace, warn: Callable[[str], None]
-) -> "contextlib.AbstractContextManager[LogFile | None]":
-    """The log that the options ask for, or None. Calls `warn` once when it can't be written any more.
-
-    Raises UsageError where it would go into the results; OutputError when it can't be written.
-    """
-    path = arguments.log_file
-    if path is None:
-        return contextlib.nullcontext()
-    if os.path.realpath(path) == os.path.realpath(arguments.output):
-        raise UsageError("--log-file and --output name the same file.", "Give the log a name of its own.")
-    return LogFile(path, warn)
-
-
 class LogFile:
     """The log of one run, and an observer of it. A context manager, which logs the error that ends it.
 
+    Without a path nothing is written. `warn` is called once when the log can't be written any more.
     Raises (on opening): OutputError when the file can't be written.
     """
 
-    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, path: str | None, warn: Callable[[str], None]) -> None:
         self._path, self._warn = path, warn
         self._left = TimeLeft()
         self._next = SECONDS_BETWEEN_PROGRESS
-        self._warned = False
+        self._warned = self._is_torn = False
+        self._file: BinaryIO | None = None
+        if path is None:
+            return
         try:
-            self._file: BinaryIO = open(path, "a+b", buffering=0)  # noqa: SIM115 (kept open)
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (kept open)
             self._is_torn = _ends_within_a_line(self._file)
         except OSError as error:
             remedy = "Choose another --log-file, or leave it out."
@@ -68,10 +56,13 @@ class LogFile:
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         if error is not None:
             self.write("error", _error_facts(error))
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def started(self, arguments: argparse.Namespace, results: str) -> None:
         """Log the machine and the run's settings; of a password only that there is one."""
+        if self._file is None:  # then MLX isn't needed for this
+            return
         from mlx_chandra.engine.device import this_device
         from mlx_chandra.models.backend import current_backend
 
@@ -139,6 +130,8 @@ class LogFile:
 
     def write(self, event: str, facts: Mapping[str, object]) -> None:
         """Append a line."""
+        if self._file is None:
+            return
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         text = json.dumps({"time": time, "event": event, **facts}, ensure_ascii=False)
         line = text.encode("utf-8", "backslashreplace") + b"\n"  # a lone surrogate as JSON escapes it

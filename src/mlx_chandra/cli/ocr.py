@@ -17,12 +17,13 @@ from mlx_chandra.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from mlx_chandra.cli.log_file import LogFile
-    from mlx_chandra.cli.model import ServiceFactory
+    from mlx_chandra.cli.model import ModelOptions, ServiceFactory
     from mlx_chandra.cli.options import Commands
     from mlx_chandra.cli.progress import Screen
     from mlx_chandra.documents.page import PageResult
     from mlx_chandra.engine.service import Service
     from mlx_chandra.reading.progress import Observer, Snapshot, Summary
+    from mlx_chandra.reading.run import RunSettings
 
 APART = (inputs.ONE_OF, ("overwrite", "retry_errors"), ("overwrite", "rerun"))
 """Options of which only one can hold, besides those that argparse keeps apart."""
@@ -92,19 +93,22 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, service_factory: "ServiceFactory | None" = None) -> int:
     """Do what the options say; return the exit status. Raises MlxChandraError."""
-    from mlx_chandra.cli.log_file import log_of
+    from mlx_chandra.cli.log_file import LogFile
     from mlx_chandra.cli.progress import observer_for
 
-    if arguments.output is None:
+    output, log_file = arguments.output, arguments.log_file
+    if output is None:
         raise UsageError("No place for the results was named.", "Name a file: --output results.csv.")
     quiet_libraries()
     if arguments.dry_run:
         return _forecast(arguments)
+    if log_file and os.path.realpath(log_file) == os.path.realpath(output):
+        raise UsageError("--log-file and --output name the same file.", "Give the log a name of its own.")
     stopping = Stopping()
     with (
         stopping.on_signals(),
         observer_for(arguments.verbose, sys.stderr) as screen,
-        log_of(arguments, screen.warn) as log,
+        LogFile(log_file, screen.warn) as log,
     ):
         return _read(arguments, service_factory or model.open_service, stopping, screen, log)
 
@@ -116,11 +120,9 @@ def _forecast(arguments: argparse.Namespace) -> int:
     options, reading = model.options_of(arguments), inputs.reading_of(arguments)
     source = inputs.source_of(arguments)
     start, again = resuming.start_of(arguments)
-    documents.settings_of(arguments)
-    any_settings = again is not None
-    with Store.preview(
-        arguments.output, options.settings(), start, again, any_settings, texts=False
-    ) as store:
+    documents.settings_of(arguments)  # for its errors
+    now, any_settings = options.settings(), again is not None
+    with Store.preview(arguments.output, now, start, again, any_settings, texts=False) as store:
         dry_run.show(source, store, options, reading, arguments.verbose)
     return ExitCode.OK
 
@@ -130,55 +132,63 @@ def _read(
     open_service: "ServiceFactory",
     stopping: Stopping,
     screen: "Screen",
-    log: "LogFile | None",
+    log: "LogFile",
 ) -> int:
-    from mlx_chandra.cli.summary import summary_lines
-    from mlx_chandra.reading.run import RunSettings
-    from mlx_chandra.reading.run import run as read_and_store
+    from mlx_chandra.reading import run
     from mlx_chandra.store.store import Store
 
-    options, reading = model.options_of(arguments), inputs.reading_of(arguments)
-    source = inputs.source_of(arguments)
-    settings = RunSettings(
-        workers=arguments.workers or min(8, os.cpu_count() or 1),
-        texts=not arguments.no_text,
-        text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
-        export=documents.settings_of(arguments),
-        reading=reading,
-        options=options.read_options(),
-    )
+    options = model.options_of(arguments)
+    source, settings = inputs.source_of(arguments), _settings(arguments, options)
     start, again = resuming.start_of(arguments)
-    observer: Observer = screen if log is None else _Both(screen, log)
-    now = options.settings()
+    observer, now = _Both(screen, log), options.settings()
     with Store(arguments.output, now, start, again, again is not None) as store:
         if again is None:
             resuming.say_differences(store, now)
-        if log is not None:
-            log.started(arguments, store.path)
+        log.started(arguments, store.path)
 
         def opened() -> "Service":
             began = time.monotonic()
             service = open_service(options)
             stopping.gently()
-            if log is not None:
-                log.loaded(time.monotonic() - began, service.slots)
+            log.loaded(time.monotonic() - began, service.slots)
             if now.checkpoint is None:  # it may have been downloaded now
                 store.use(options.settings())
             return service
 
-        summary = read_and_store(source, store, opened, settings, observer, stopping.event)
+        summary = run.run(source, store, opened, settings, observer, stopping.event)
         warned = len(store.warnings)
     for warning in store.warnings[warned:]:  # of closing it
         observer.warn(warning)
     screen.close()
     folder = None if settings.export is None else settings.export.folder
-    for line in summary_lines(summary, store.path):
+    return _report(summary, store.path, folder, log)
+
+
+def _settings(arguments: argparse.Namespace, options: "ModelOptions") -> "RunSettings":
+    from mlx_chandra.reading.run import RunSettings
+
+    return RunSettings(
+        workers=arguments.workers or min(8, os.cpu_count() or 1),
+        texts=not arguments.no_text,
+        text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
+        export=documents.settings_of(arguments),
+        reading=inputs.reading_of(arguments),
+        options=options.read_options(),
+    )
+
+
+def _report(summary: "Summary", results: str, folder: str | None, log: "LogFile") -> int:
+    """Print and log how the run ended; return the exit status."""
+    from mlx_chandra.cli.summary import summary_lines
+
+    for line in summary_lines(summary, results):
         print(line)
     if folder is not None:
         print(f"Documents: {printable(folder)}")
-    status = _exit_status(summary)
-    if log is not None:
-        log.ended(summary, folder, status)
+    failed = summary.counts.failed or summary.unwritten_documents
+    status = ExitCode.FAILED if failed else ExitCode.OK
+    status = ExitCode.INTERRUPTED if summary.stopped else status
+    log.ended(summary, folder, status)
     return status
 
 
@@ -199,9 +209,3 @@ class _Both:
     def stored(self, results: "Sequence[PageResult]") -> None:
         for observer in self._observers:
             observer.stored(results)
-
-
-def _exit_status(summary: "Summary") -> ExitCode:
-    if summary.stopped:
-        return ExitCode.INTERRUPTED
-    return ExitCode.FAILED if summary.counts.failed or summary.unwritten_documents else ExitCode.OK

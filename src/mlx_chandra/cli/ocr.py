@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlx_chandra.cli.options import Commands
     from mlx_chandra.cli.progress import Screen
     from mlx_chandra.documents.page import PageResult
+    from mlx_chandra.documents.pages import Reading
     from mlx_chandra.engine.service import Service
     from mlx_chandra.reading.progress import Observer, Snapshot, Summary
     from mlx_chandra.reading.run import RunSettings
@@ -137,8 +138,8 @@ def _read(
     from mlx_chandra.reading import run
     from mlx_chandra.store.store import Store
 
-    options = model.options_of(arguments)
-    source, settings = inputs.source_of(arguments), _settings(arguments, options)
+    options, reading = model.options_of(arguments), inputs.reading_of(arguments)
+    source, settings = inputs.source_of(arguments), _settings(arguments, reading, options)
     start, again = resuming.start_of(arguments)
     observer, now = _Both(screen, log), options.settings()
     with Store(arguments.output, now, start, again, again is not None) as store:
@@ -164,7 +165,7 @@ def _read(
     return _report(summary, store.path, folder, log)
 
 
-def _settings(arguments: argparse.Namespace, options: "ModelOptions") -> "RunSettings":
+def _settings(arguments: argparse.Namespace, reading: "Reading", options: "ModelOptions") -> "RunSettings":
     from mlx_chandra.reading.run import RunSettings
 
     return RunSettings(
@@ -172,7 +173,7 @@ def _settings(arguments: argparse.Namespace, options: "ModelOptions") -> "RunSet
         texts=not arguments.no_text,
         text_dir=arguments.text_dir and os.path.abspath(arguments.text_dir),
         export=documents.settings_of(arguments),
-        reading=inputs.reading_of(arguments),
+        reading=reading,
         options=options.read_options(),
     )
 

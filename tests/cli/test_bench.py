@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlx_chandra.cli.bench import page_size
-from mlx_chandra.cli.bench_report import (
+from mlx_chandra.cli.bench import (
     FORM,
     Outcome,
     PageFacts,
@@ -19,13 +18,13 @@ from mlx_chandra.cli.bench_report import (
     conclusion,
     header,
     json_line,
+    page_size,
     public_name,
     rows,
 )
 from mlx_chandra.cli.main import main
+from mlx_chandra.engine.bench import ModelFacts, Point, Prefill, Skipped
 from mlx_chandra.engine.device import Device, Host
-from mlx_chandra.engine.measure import Point, Prefill, Skipped
-from mlx_chandra.engine.timing import ModelFacts
 from mlx_chandra.models.backend import BackendName
 from tests.cli.program import environment, popen
 

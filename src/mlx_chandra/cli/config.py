@@ -14,7 +14,7 @@ from mlx_chandra.errors import UsageError
 
 LAYERED = ("ocr", "bench")
 """The commands whose options have environment variables. Only ocr has --config too."""
-OTHER_VARIABLES = frozenset({"MLX_CHANDRA_OPENBLAS", "MLX_CHANDRA_CACHE"})
+OTHER_VARIABLES = frozenset({"MLX_CHANDRA_OPENBLAS", "MLX_CHANDRA_WIRED"})
 """Variables of the program that set no option."""
 DEFAULT = "default"
 

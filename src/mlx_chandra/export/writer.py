@@ -10,13 +10,13 @@ import fcntl
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from mlx_chandra.documents.page import Document, PageResult
 from mlx_chandra.errors import DiskFullError, MlxChandraError, OutputBusyError, OutputError
 from mlx_chandra.export.conversion import OpenPage
 from mlx_chandra.export.document import Exported, export_document
-from mlx_chandra.export.folders import Folders, is_there, stored_digest
+from mlx_chandra.export.folders import Folders, metadata_name, stored_digest
 from mlx_chandra.export.records import digest_of
 from mlx_chandra.export.settings import ExportSettings
 from mlx_chandra.files.disk import disk_errors
@@ -44,8 +44,7 @@ class Exports:
         self.first_error: OutputError | None = None
         self.plain: list[str] = []
         self._settings, self._pages_of, self._open_page = settings, pages_of, open_page
-        self._wrote: list[str] = []  # names of the folders that were written
-        self._found: list[str] = []  # and of those that were current
+        self._names: dict[str, bool] = {}  # of the folders, and whether they were written by this run
         self._lock = _locked(settings.folder)
         self._folders = Folders(settings.folder)
 
@@ -76,32 +75,28 @@ class Exports:
 
     def count_missing(self) -> None:
         """Count documents as failed whose files were taken away after all."""
-        gone = self._missing(self._wrote)
-        self.written -= gone
-        gone += self._missing(self._found)
-        if gone:
-            self.failed += gone
-            place = self._settings.folder
-            documents = "a document" if gone == 1 else f"{gone:,} documents"
+        place = self._settings.folder
+        gone = [n for n in self._names if not os.path.exists(os.path.join(place, n, metadata_name(n)))]
+        self.written -= sum(self._names[name] for name in gone)
+        self.failed += len(gone)
+        if gone and self.first_error is None:
+            documents = "a document" if len(gone) == 1 else f"{len(gone):,} documents"
             said = f"While the run went on, the files of {documents} were taken out of {place}."
-            self.first_error = self.first_error or OutputError(said)
-
-    def _missing(self, names: Sequence[str]) -> int:
-        return sum(not is_there(self._settings.folder, name) for name in names)
+            self.first_error = OutputError(said)
 
     def _export(self, document: Document) -> Exported | None:
         path, stem, settings = document.path, document.text_stem, self._settings
         name = self._folders.name_of(path, stem)
-        stored = stored_digest(path, stem, settings.how, settings.folder)
+        stored = stored_digest(path, name, settings.how, settings.folder)
         if stored is not None and stored == digest_of(self._pages_of(path)):
             self.current += 1
-            self._found.append(name)
+            self._names[name] = False
             return None
         pages = self._pages_of(path)
         exported = export_document(path, stem, pages, settings, self._open_page, self._folders)
         self.written += 1
         self.plain += exported.plain
-        self._wrote.append(name)
+        self._names[name] = True
         return exported
 
     def _failure(self, document: Document, error: Exception) -> OutputError:

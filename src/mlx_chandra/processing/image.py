@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_chandra.errors import CheckpointError, PageError
-from mlx_chandra.processing.json_file import JsonFile
+from mlx_chandra.files.json_file import JsonFile
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,39 +51,39 @@ class ImageSettings:
         """
         file = _settings_file(folder)
         for step in ("do_resize", "do_rescale", "do_normalize"):
-            if file.values.get(step) is False:
-                raise file.problem(step, "must be true: pictures are always prepared in full here")
-        if file.has("resample") and file.integer("resample") != BICUBIC:
-            raise file.problem("resample", f"must be {BICUBIC} (bicubic)")
+            if file.get(step) is False:
+                raise file.wrong(step, "true, because pictures are always prepared in full here")
+        if file.get("resample", BICUBIC) != BICUBIC:
+            raise file.wrong("resample", f"{BICUBIC} (bicubic)")
         min_pixels, max_pixels = _pixel_bounds(file)
         red, green, blue = file.numbers("image_mean", CHANNELS)
         red_std, green_std, blue_std = file.numbers("image_std", CHANNELS)
         if not all((red_std, green_std, blue_std)):
-            raise file.problem("image_std", "must not hold a zero")
+            raise file.wrong("image_std", "without a zero")
         return cls(
             min_pixels=min_pixels,
             max_pixels=max_pixels,
-            patch_size=file.positive("patch_size"),
-            temporal_patch_size=file.positive("temporal_patch_size"),
-            merge_size=file.positive("merge_size"),
+            patch_size=file.count("patch_size"),
+            temporal_patch_size=file.count("temporal_patch_size"),
+            merge_size=file.count("merge_size"),
             mean=(red, green, blue),
             std=(red_std, green_std, blue_std),
-            rescale=file.number("rescale_factor") if file.has("rescale_factor") else 1 / 255,
+            rescale=file.number("rescale_factor", 1 / 255),
         )
 
 
 def _settings_file(folder: Path) -> JsonFile:
-    processor = JsonFile.read_if_there(folder / "processor_config.json")
-    if processor is not None and processor.has("image_processor"):
+    processor = JsonFile.read(folder / "processor_config.json", {})
+    if processor.get("image_processor") is not None:
         return processor.section("image_processor")
     return JsonFile.read(folder / "preprocessor_config.json")
 
 
 def _pixel_bounds(file: JsonFile) -> tuple[int, int]:
-    """Smallest and largest area; min_pixels and max_pixels win over `size`, as in transformers."""
-    size = file.section("size") if file.has("size") else file
-    lowest = file.positive("min_pixels") if file.has("min_pixels") else size.positive("shortest_edge")
-    highest = file.positive("max_pixels") if file.has("max_pixels") else size.positive("longest_edge")
+    """Return the smallest and largest area; min_pixels and max_pixels win over `size`, as in transformers."""
+    size = file if file.get("size") is None else file.section("size")
+    lowest = size.count("shortest_edge") if file.get("min_pixels") is None else file.count("min_pixels")
+    highest = size.count("longest_edge") if file.get("max_pixels") is None else file.count("max_pixels")
     if lowest > highest:
         raise CheckpointError(f"{file.path}: the smallest area ({lowest}) is above the largest ({highest}).")
     return lowest, highest

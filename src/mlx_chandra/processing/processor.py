@@ -4,7 +4,7 @@ One user turn, the picture before the text, through the checkpoint's own chat te
 it is repeated once for every merged patch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_chandra.errors import CheckpointError, UsageError
+from mlx_chandra.files.json_file import JsonFile
 from mlx_chandra.processing.image import Grid, ImageSettings, PatchedImage, patch_image, target_grid
-from mlx_chandra.processing.json_file import JsonFile
 from mlx_chandra.processing.prompt import ModelFamily, PromptType, prompt_text
 from mlx_chandra.processing.tokenizer import Tokenizer
 
@@ -79,7 +79,7 @@ class Processor:
             tokenizer,
             ImageSettings.from_folder(folder),
             _family(config),
-            config.integer("image_token_id"),
+            config.count("image_token_id", least=0),
             stop_token_ids,
         )
 
@@ -150,26 +150,25 @@ class Processor:
 
 
 def _family(config: JsonFile) -> ModelFamily:
-    """Whose prompts the checkpoint answers: what `chandra_prompts` says, or else its architecture."""
-    key = "chandra_prompts" if config.has("chandra_prompts") else "model_type"
-    name = config.text(key)
-    if name not in list(ModelFamily):
-        raise config.problem(key, f"must be one of {', '.join(ModelFamily)}")
-    return ModelFamily(name)
+    """Return whose prompts the checkpoint answers: what `chandra_prompts` says, or else its architecture."""
+    key = "chandra_prompts" if config.get("chandra_prompts") else "model_type"
+    if config.need(key) not in list(ModelFamily):
+        raise config.wrong(key, f"one of {', '.join(ModelFamily)}")
+    return ModelFamily(config.need(key))
 
 
 def _stop_token_ids(folder: Path, config: JsonFile, tokenizer: Tokenizer) -> frozenset[int]:
-    """All ids that any of the checkpoint's files says an answer ends with."""
-    files = [JsonFile.read_if_there(folder / "generation_config.json"), config]
-    if config.has("text_config"):
-        files.append(config.section("text_config"))
-    ids = {stop for file in files if file is not None for stop in _eos_ids(file)}
+    """Return all ids that any of the checkpoint's files says an answer ends with."""
+    generation = JsonFile.read(folder / "generation_config.json", {})
+    ids = {
+        stop for file in (generation, config, config.section("text_config", {})) for stop in _eos_ids(file)
+    }
     names = [*END_TOKENS, *([tokenizer.eos_token] if tokenizer.eos_token else [])]
     ids.update(found for name in names if (found := tokenizer.find_token(name)) is not None)
     return frozenset(ids)
 
 
-def _eos_ids(file: JsonFile) -> list[int]:
-    value = file.values.get("eos_token_id", [])
-    items = value if isinstance(value, list) else [value] if value is not None else []
-    return [JsonFile(file.path, {"eos_token_id": item}).integer("eos_token_id") for item in items]
+def _eos_ids(file: JsonFile) -> tuple[int, ...]:
+    value = file.get("eos_token_id", [])
+    items = value if isinstance(value, list) else [value]
+    return replace(file, values={"eos_token_id": items}).counts("eos_token_id")

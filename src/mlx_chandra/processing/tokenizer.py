@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_chandra.errors import CheckpointError
-from mlx_chandra.processing.json_file import JsonFile
+from mlx_chandra.files.json_file import JsonFile
 
 if TYPE_CHECKING:
     import jinja2
@@ -127,19 +127,12 @@ def _template_source(folder: Path, config: JsonFile) -> str:
             return plain.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{plain}: can't be read ({error}).") from error
-    older = JsonFile.read_if_there(folder / "chat_template.json")
-    if older is not None:
-        return older.text("chat_template")
-    template = config.values.get("chat_template")
-    if isinstance(template, str):
-        return template
-    for named in template if isinstance(template, list) else []:
-        if (
-            isinstance(named, dict)
-            and named.get("name") == "default"
-            and isinstance(named.get("template"), str)
-        ):
-            return str(named["template"])
+    older = JsonFile.read(folder / "chat_template.json", {})
+    found = older.get("chat_template", config.get("chat_template", []))
+    named = found if isinstance(found, list) else [{"name": "default", "template": found}]
+    for each in named:
+        if isinstance(each, dict) and each.get("name") == "default" and isinstance(each.get("template"), str):
+            return str(each["template"])
     raise CheckpointError(
         f"{folder}: has no chat template.",
         "chat_template.jinja, chat_template.json or 'chat_template' in tokenizer_config.json must hold it.",

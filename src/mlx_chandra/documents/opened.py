@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mlx_chandra.documents.frames import FrameFile
 from mlx_chandra.documents.image_files import allow_pixels, open_page, open_regular, page_shape
@@ -19,19 +19,13 @@ if TYPE_CHECKING:
 _MOST_IDLE = 2  # documents that stay open though nobody reads them now
 
 
-class _PagedFile(Protocol):
-    def page(self, number: int) -> "Image": ...
-    def shape(self, number: int) -> tuple[int, int]: ...
-    def close(self) -> None: ...
-
-
 @dataclass
 class _Shared:
     """A document, how many threads use it, and the file once the first of them has opened it."""
 
     users: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
-    file: _PagedFile | None = None
+    file: PdfFile | FrameFile | None = None
 
 
 class OpenDocuments:
@@ -64,7 +58,7 @@ class OpenDocuments:
         self._close_idle()
 
     @contextmanager
-    def _file(self, path: str) -> Iterator[_PagedFile]:
+    def _file(self, path: str) -> Iterator[PdfFile | FrameFile]:
         """The open document, for one thread."""
         with self._lock:
             shared = self._documents.setdefault(path, _Shared())
@@ -89,7 +83,7 @@ class OpenDocuments:
                 shared.file.close()
 
 
-def _opened(path: str, reading: Reading) -> _PagedFile:
+def _opened(path: str, reading: Reading) -> PdfFile | FrameFile:
     with open_regular(path) as file:
         start = file.read(1024)
     if is_pdf(start):

@@ -4,9 +4,8 @@ Only a file that may hold several pages is opened for that. Its first bytes tell
 is. A file with the ending of a picture is one page and isn't opened, so a list of pictures costs nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from mlx_chandra.documents import image_files
 from mlx_chandra.documents.names import PICTURES, suffix_of
@@ -54,26 +53,13 @@ def pages_of(document: Document, reading: Reading) -> Iterator[Page]:
         yield Page(document, error=PageError("no-pages", f"it has {has}, none of those that were asked for"))
 
 
-def pages_left(
-    document: Document, reading: Reading, has_result: Callable[[Page], bool]
-) -> tuple[list[Page], list[Page]]:
-    """The pages of a document that are to be read, and those of them that have no result yet.
-
-    A document that has a result under its own path isn't opened, and counts as one page.
-    """
-    whole = Page(document)
-    if has_result(whole):
-        return [whole], []
-    pages = list(pages_of(document, reading))
-    return pages, [page for page in pages if page.number is None or not has_result(page)]
-
-
 def _count(path: str, reading: Reading) -> int | None:
     """How many pages a file has; None for a picture by itself. Raises PageError."""
     from mlx_chandra.documents import frames, pdf
 
     with image_files.open_regular(path) as file:
-        start = _beginning(file)
+        start = file.read(1024)  # a PDF may begin anywhere in it
+        file.seek(0)
         if pdf.is_pdf(start):
             return pdf.page_count(file, reading.password)
         if frames.is_tiff(start):
@@ -83,9 +69,3 @@ def _count(path: str, reading: Reading) -> int | None:
             count = frames.gif_frames(file, reading.max_pixels)
             return None if count == 1 else count
     return None
-
-
-def _beginning(file: BinaryIO) -> bytes:
-    start = file.read(1024)  # a PDF may begin anywhere in it
-    file.seek(0)
-    return start

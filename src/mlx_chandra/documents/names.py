@@ -5,6 +5,7 @@ A page's text is named after its file's stem, except where another document of t
 several pages add their number: `a_p0003`.
 """
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -23,22 +24,22 @@ _PAGE_STEM = re.compile(r"(.+)_p\d{4,}", re.DOTALL)
 
 
 def suffix_of(name: str) -> str:
-    """The ending of a name or path in lower case, with its dot; empty where there is none."""
+    """Return the ending of a name or path in lower case, with its dot; empty where there is none."""
     return os.path.splitext(name)[1].lower()
 
 
 def is_document_name(name: str) -> bool:
-    """Whether a file of a folder is taken for a document; macOS's `._name` shadow files aren't."""
+    """Return whether a file of a folder is taken for a document; macOS's `._name` shadow files aren't."""
     return suffix_of(name) in SUFFIXES and not name.startswith("._")
 
 
 def page_stem(text_stem: str, number: int) -> str:
-    """What the text file of one page of several is called, without its `_ocr.txt`; counted from 1."""
+    """Return what the text file of one page of several is called, without its `_ocr.txt`; counted from 1."""
     return f"{text_stem}_p{number:04}"
 
 
 def text_stem(name: str, need_more: frozenset[str]) -> str:
-    """What the names of a document's text files start with; `need_more` from `stems_that_need_more`."""
+    """Return what a document's text files' names start with; `need_more` from `stems_that_need_more`."""
     stem, suffix = os.path.splitext(name)
     if suffix.lower() not in SUFFIXES or _fold(stem) in need_more:
         return name
@@ -46,7 +47,7 @@ def text_stem(name: str, need_more: frozenset[str]) -> str:
 
 
 def stems_that_need_more(names: Iterable[str]) -> frozenset[str]:
-    """The folded stems whose documents keep the extension in their texts' names.
+    """Return the folded stems whose documents keep the extension in their texts' names.
 
     Those that two documents share; those that look like the texts of another one's pages (`a_p0001.png`
     beside `a.pdf`); and then those that would meet such a longer name: beside `a.png` and `a.jpg`, whose
@@ -73,7 +74,7 @@ def _like_pages(names: list[str], stems: Iterable[str]) -> set[str]:
 
 
 def _fold(name: str) -> str:
-    """The name as a file system that ignores letter case would compare it."""
+    """Return the name as a file system that ignores letter case would compare it."""
     return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
@@ -84,23 +85,18 @@ class FolderStems:
         self._need_more: dict[str, frozenset[str]] = {}
 
     def of(self, path: str) -> str:
-        """The text stem of the file at the full path, as a walk over its folder would name it."""
+        """Return the text stem of the file at the full path, as a walk over its folder would name it."""
         folder, name = os.path.split(path)
         if folder not in self._need_more:
-            self._need_more[folder] = stems_that_need_more(_document_names(folder))
+            names: list[str] = []
+            with contextlib.suppress(OSError), os.scandir(folder) as listing:
+                names = [e.name for e in listing if is_document_name(e.name) and not leads_to_folder(e)]
+            self._need_more[folder] = stems_that_need_more(names)
         return text_stem(name, self._need_more[folder])
 
 
-def _document_names(folder: str) -> list[str]:
-    try:
-        with os.scandir(folder) as listing:
-            return [e.name for e in listing if is_document_name(e.name) and not leads_to_folder(e)]
-    except OSError:
-        return []
-
-
 def leads_to_folder(entry: "os.DirEntry[str]") -> bool:
-    """Whether the entry is a folder or a link to one."""
+    """Return whether the entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:

@@ -78,7 +78,6 @@ class PageResult:
     """What came out for one page: all that is kept of it.
 
     Attributes:
-        page: Which one.
         status: As the CSV says it: `ok`, `error:truncated`, `error:missing: there is no such file`.
         text: The model's text; empty where there is none.
         finish_reason: Why the kept answer ended: stop, length, repetition or error; None where the page never

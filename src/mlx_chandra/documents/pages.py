@@ -5,13 +5,19 @@ is. A file with the ending of a picture is one page and isn't opened, so a list 
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mlx_chandra.documents import image_files
 from mlx_chandra.documents.names import PICTURES, suffix_of
 from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.selection import PageSelection
 from mlx_chandra.errors import PageError
+
+if TYPE_CHECKING:
+    from mlx_chandra.documents.frames import FrameFile
+    from mlx_chandra.documents.pdf import PdfFile
 
 
 @dataclass(frozen=True)
@@ -54,18 +60,18 @@ def pages_of(document: Document, reading: Reading) -> Iterator[Page]:
 
 
 def _count(path: str, reading: Reading) -> int | None:
-    """How many pages a file has; None for a picture by itself. Raises PageError."""
-    from mlx_chandra.documents import frames, pdf
+    """Return how many pages a file has; None for a picture by itself. Raises PageError."""
+    with closing(open_paged(path, reading)) as file:
+        return file.count()
+
+
+def open_paged(path: str, reading: Reading) -> "PdfFile | FrameFile":
+    """Open a file that may have several pages, by its first bytes. Raises PageError."""
+    from mlx_chandra.documents.frames import FrameFile
+    from mlx_chandra.documents.pdf import SEARCHED, PdfFile, is_pdf
 
     with image_files.open_regular(path) as file:
-        start = file.read(1024)  # a PDF may begin anywhere in it
-        file.seek(0)
-        if pdf.is_pdf(start):
-            return pdf.page_count(file, reading.password)
-        if frames.is_tiff(start):
-            found = frames.tiff_pages(file)
-            return None if found in ([], [0]) else len(found)
-        if frames.is_gif(start):
-            count = frames.gif_frames(file, reading.max_pixels)
-            return None if count == 1 else count
-    return None
+        start = file.read(SEARCHED)
+    if is_pdf(start):
+        return PdfFile(path, reading.password, reading.max_pixels)
+    return FrameFile(path, reading.max_pixels)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DPI = 192
 SHORT_SIDE = 1024  # pixels, at least
 _POINTS_PER_INCH = 72
-_SEARCHED = 1024  # bytes at a file's start in which a PDF may begin
+SEARCHED = 1024  # bytes at a file's start in which a PDF may begin
 
 SECONDS_TO_LEAVE = 10.0  # for a page that is being drawn when the program ends
 
@@ -37,13 +37,7 @@ _PDFIUM = threading.Lock()
 
 def is_pdf(start: bytes) -> bool:
     """Whether a file that begins with these bytes is a PDF."""
-    return b"%PDF-" in start[:_SEARCHED]
-
-
-def page_count(file: BinaryIO, password: str | None = None) -> int:
-    """How many pages a PDF has, at least one. Raises PageError as `PdfFile`."""
-    with _pdfium() as pdfium, closing(_loaded(pdfium, file, password)) as document:
-        return len(document)
+    return b"%PDF-" in start[:SEARCHED]
 
 
 class PdfFile:
@@ -64,13 +58,18 @@ class PdfFile:
             self._file.close()
             raise
 
+    def count(self) -> int:
+        """Return how many pages it has, at least one."""
+        with _pdfium():
+            return len(self._document)
+
     def page(self, number: int) -> "Image":
-        """Page `number`, counted from 1, as an RGB picture. Raises PageError: `unreadable` or `too-large`."""
+        """Return page `number`, counted from 1, in mode RGB. Raises PageError: `unreadable`, `too-large`."""
         with _pdfium() as pdfium, _damage(pdfium), closing(self._document[number - 1]) as page:
             return _drawn(pdfium, page, self._max_pixels)
 
     def shape(self, number: int) -> tuple[int, int]:
-        """Height and width in pixels that page `number` will have, without drawing it. Raises PageError."""
+        """Return height and width that page `number` will have in pixels. Raises PageError."""
         with _pdfium() as pdfium, _damage(pdfium):
             width, height = self._document.get_page_size(number - 1)
         _, across, down = _resolution(width, height, self._max_pixels)
@@ -93,7 +92,7 @@ def _pdfium() -> Iterator[Any]:
 
 @cache
 def _end_behind_the_lock() -> None:
-    """Takes the lock at exit before the library does anything there.
+    """Take the lock at exit before the library does anything there.
 
     Functions run at exit in the reverse order of their registration. Importing the library and opening a
     document both register some, so this is called with a document open.
@@ -102,7 +101,7 @@ def _end_behind_the_lock() -> None:
 
 
 def _hold_the_lock() -> None:
-    """Takes the lock for good. Ends the program where a page is drawn without end."""
+    """Take the lock for good. End the program where a page is drawn without end."""
     with suppress(KeyboardInterrupt):
         if _PDFIUM.acquire(timeout=SECONDS_TO_LEAVE):
             return
@@ -112,7 +111,7 @@ def _hold_the_lock() -> None:
 
 
 def _loaded(pdfium: Any, file: BinaryIO, password: str | None) -> Any:
-    """PDFium's document, which reads the file as it needs it. Loaded, used and closed under the lock."""
+    """Return PDFium's document, which reads the file as it needs it. Under the lock, like all its uses."""
     raw = pdfium.raw
     raw.FPDF_LoadDocument(b"", None)  # fails: a PDF without pages leaves the error that was there before
     try:
@@ -162,9 +161,9 @@ def _drawn(pdfium: Any, page: Any, max_pixels: int) -> "Image":
 
 
 def _resolution(width: float, height: float, max_pixels: int) -> tuple[float, int, int]:
-    """By how much a page is drawn larger than its points, and the pixels that it has then, across and down.
+    """Return the scale to draw a page at, and its pixels across and down. Raises PageError.
 
-    Width and height are those of the page as it stands upright. Raises PageError.
+    Width and height are in points, of the page as it stands upright.
     """
     if min(width, height) <= 0:
         raise PageError("unreadable", "the PDF is damaged: this page has no size")

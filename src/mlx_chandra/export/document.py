@@ -26,17 +26,11 @@ _PICTURE = "_img.webp"  # what the names of figures end with, in the package
 
 @dataclass(frozen=True)
 class Exported:
-    """What became of one document.
+    """What became of one document."""
 
-    Attributes:
-        name: Its folder's name.
-        plain: The pages, as the results name them, that were written as plain text.
-        problems: What couldn't be done with a page, in sentences that begin with its name.
-    """
-
-    name: str
-    plain: tuple[str, ...]
-    problems: tuple[str, ...]
+    name: str  # its folder's
+    plain: tuple[str, ...]  # the paths of pages that were written as plain text
+    problems: tuple[str, ...]  # sentences that begin with a page's path
 
 
 def export_document(
@@ -53,8 +47,6 @@ def export_document(
         source: Full path of its file.
         text_stem: What its folder is called where that name is free.
         pages: Its results, in the order of its pages. Taken one by one.
-        settings: What is made.
-        open_page: Gives the picture of a page. Raises PageError.
         folders: The names of all folders, where many documents are written.
 
     Raises:

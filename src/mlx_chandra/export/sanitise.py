@@ -32,11 +32,9 @@ LINKS = frozenset({"http", "https", "mailto", "tel"})
 
 
 def sanitised(html: str, pictures: Collection[str] = ()) -> str:
-    """The HTML without what a browser would run, fetch or send.
+    """Return the HTML without what a browser would run, fetch or send.
 
-    Args:
-        html: A part of a page's HTML.
-        pictures: File names that the `src` of an `<img>` may name; any other is left out.
+    `pictures` are the file names that the `src` of an `<img>` may name; any other is left out.
     """
     import nh3
 

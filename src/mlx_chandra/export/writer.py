@@ -1,9 +1,4 @@
-"""Exports many documents: `Exports` one after the other, `Exporter` on a thread of its own beside a run.
-
-Documents are exported from the stored results of their pages, so at any time. Those whose files were made of
-these results in this way are passed over. Somebody may take folders away meanwhile: at the end it is counted
-what is gone.
-"""
+"""Exports many documents: `Exports` one after the other, `Exporter` on a thread of its own beside a run."""
 
 import errno
 import fcntl
@@ -26,23 +21,19 @@ PagesOf = Callable[[str], Iterable[PageResult]]  # a document's path -> its resu
 
 
 class Exports:
-    """Exports documents into one folder, which it locks until it is closed.
+    """Exports documents from the stored results of their pages into one folder, locked until it is closed.
 
-    Attributes:
-        written: Documents whose files were written.
-        current: Documents whose files were up to date.
-        failed: Documents whose files couldn't be written, or were taken away.
-        first_error: Why the first of these couldn't.
-        plain: Pages that were written as plain text, as the results name them.
+    Passes over documents whose files were made of these results in this way.
 
-    Raises (when it is made): OutputBusyError when another run writes to the folder; OutputError when there
-    can't be one.
+    Raises (when it is made):
+        OutputBusyError: Another run writes to the folder.
+        OutputError: There can't be a folder.
     """
 
     def __init__(self, settings: ExportSettings, pages_of: PagesOf, open_page: OpenPage) -> None:
-        self.written = self.current = self.failed = 0
-        self.first_error: OutputError | None = None
-        self.plain: list[str] = []
+        self.written = self.current = self.failed = 0  # documents
+        self.first_error: OutputError | None = None  # why the first of the failed couldn't be written
+        self.plain: list[str] = []  # paths of pages that were written as plain text
         self._settings, self._pages_of, self._open_page = settings, pages_of, open_page
         self._names: dict[str, bool] = {}  # of the folders, and whether they were written by this run
         self._lock = _locked(settings.folder)
@@ -55,10 +46,7 @@ class Exports:
     def export(self, document: Document) -> Exported | OutputError | None:
         """Export one document; return what became of it, None where its files are current.
 
-        An error that only concerns this document is counted and returned.
-
-        Raises:
-            DiskFullError: There is no room for more.
+        Counts and returns an error that only concerns this document. Raises DiskFullError.
         """
         try:
             return self._export(document)
@@ -109,15 +97,9 @@ class Exports:
 
 
 class Exporter:
-    """Exports documents on a thread of its own, as they are put.
+    """Exports documents on a thread of its own, as they are put. Can be used by several threads.
 
-    Can be used by several threads.
-
-    Args:
-        settings: What documents are made into.
-        pages_of: Gives the stored results of a document.
-        open_page: Gives the picture of a page. Raises PageError.
-        stop: When it is set, no more documents are begun.
+    Begins no more documents when `stop` is set. `exports` has the counts.
     """
 
     def __init__(
@@ -150,12 +132,9 @@ class Exporter:
             raise self._error
 
     def close(self, drop: bool = False) -> None:
-        """Return when all documents that were put are exported.
+        """Return when all documents that were put are exported; with `drop`, begin no more of them.
 
-        Args:
-            drop: Begin no more of them, because the run ends with an error.
-
-        Raises: as `check`.
+        Raises as `check`, without `drop`.
         """
         self._drop = drop
         self._waiting.put(None)
@@ -177,10 +156,7 @@ class Exporter:
 
 
 def _locked(folder: str) -> int | None:
-    """Make the folder and lock it; return the number of the open folder, which holds the lock.
-
-    None where the file system knows no locks. Raises OutputBusyError, or OutputError.
-    """
+    """Make the folder and lock it; return its file descriptor, None where the file system has no locks."""
     with disk_errors(folder):
         os.makedirs(folder, exist_ok=True)
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -36,18 +36,11 @@ class ImageSettings:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     rescale: float = 1 / 255
 
-    @property
-    def side_multiple(self) -> int:
-        """Both sides of a resized picture are multiples of this many pixels."""
-        return self.patch_size * self.merge_size
-
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageSettings":
-        """Reads preprocessor_config.json, or the image part of transformers 5's processor_config.json.
+        """Read preprocessor_config.json, or the image part of transformers 5's processor_config.json.
 
-        Raises:
-            CheckpointError: Neither file is there, a key is missing or wrong, or the file asks for steps that
-                this program doesn't do.
+        Raises CheckpointError, also where the file asks for steps that this program doesn't do.
         """
         file = _settings_file(folder)
         for step in ("do_resize", "do_rescale", "do_normalize"):
@@ -124,7 +117,7 @@ class PatchedImage:
 
     @property
     def patches(self) -> npt.NDArray[np.float32]:
-        """Normalised values as transformers' processor gives them.
+        """Return normalised values as transformers' processor gives them.
 
         float32 [grid.patches, channels * frames * patch_size * patch_size].
         """
@@ -135,7 +128,7 @@ class PatchedImage:
 
 
 def target_size(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
-    """The size in pixels (height, width) that a picture is resized to.
+    """Return the size in pixels (height, width) that a picture is resized to.
 
     Both sides become multiples of patch_size * merge_size, the area comes between min_pixels and max_pixels,
     the proportions stay as near as that allows. Same as `smart_resize` in transformers' qwen2_vl.
@@ -152,7 +145,7 @@ def target_size(height: int, width: int, settings: ImageSettings) -> tuple[int, 
             "other, which the model can't take.",
             "Cut it into shorter pages.",
         )
-    multiple = settings.side_multiple
+    multiple = settings.patch_size * settings.merge_size
     rows, columns = round(height / multiple), round(width / multiple)
     if rows * columns * multiple**2 > settings.max_pixels:
         shrink = math.sqrt(height * width / settings.max_pixels)
@@ -166,11 +159,7 @@ def target_size(height: int, width: int, settings: ImageSettings) -> tuple[int, 
 
 
 def limit_size(image: "Image.Image", max_size: int) -> "Image.Image":
-    """Brings the longest side down to `max_size` pixels, never up; the proportions stay.
-
-    Resampled in one bicubic pass over the whole picture (PIL's, with antialiasing and no reducing gap); the
-    shorter side is rounded to the nearest pixel and never below 1.
-    """
+    """Bring the longest side down to `max_size` pixels, never up, in one bicubic pass of PIL's."""
     height, width = limited(image.height, image.width, max_size)
     if (width, height) == image.size:
         return image
@@ -178,7 +167,7 @@ def limit_size(image: "Image.Image", max_size: int) -> "Image.Image":
 
 
 def limited(height: int, width: int, max_size: int) -> tuple[int, int]:
-    """Height and width with the longest side brought down to `max_size`, as `limit_size` does it."""
+    """Return height and width with the longest side brought down to `max_size`, as `limit_size` does it."""
     longest = max(height, width)
     if longest <= max_size:
         return height, width
@@ -186,7 +175,7 @@ def limited(height: int, width: int, max_size: int) -> tuple[int, int]:
 
 
 def target_grid(shape: tuple[int, int], settings: ImageSettings, max_size: int | None = None) -> Grid:
-    """The patches of a picture of this height and width. Raises PageError as `patch_image`."""
+    """Return the patches of a picture of this height and width. Raises PageError as `patch_image`."""
     height, width = shape
     # A shape that can't be taken is refused with the size that the user knows.
     target_size(height, width, settings)
@@ -197,15 +186,9 @@ def target_grid(shape: tuple[int, int], settings: ImageSettings, max_size: int |
 
 
 def patch_image(image: "Image.Image", settings: ImageSettings, max_size: int | None = None) -> PatchedImage:
-    """Resizes a picture by the checkpoint's rule, normalises it and cuts it into patches.
+    """Resize a picture by the checkpoint's rule and cut it into patches; one that isn't RGB is converted.
 
-    Args:
-        image: Any picture; one that isn't RGB is converted.
-        settings: The checkpoint's.
-        max_size: First brings the longest side down to this many pixels, when given.
-
-    Raises:
-        PageError: kind "shape", see `target_size`.
+    First brings the longest side down to `max_size` pixels, when given. Raises PageError as `target_size`.
     """
     if image.mode != "RGB":
         image = image.convert("RGB")
@@ -226,7 +209,7 @@ def patch_image(image: "Image.Image", settings: ImageSettings, max_size: int | N
 
 
 def _patches(pixels: npt.NDArray[np.uint8], grid: Grid, settings: ImageSettings) -> npt.NDArray[np.uint8]:
-    """Pixels [H, W, 3] to patches [grid.patches, 3 * side * side].
+    """Cut pixels [H, W, 3] into patches [grid.patches, 3 * side * side].
 
     The order is `patchify`'s in transformers' qwen2_vl: within the whole picture, merge blocks row by row,
     then the patches of a block row by row; within a patch: channel, row, column.

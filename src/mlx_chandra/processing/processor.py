@@ -31,41 +31,28 @@ REMEMBERED_PROMPTS = 64
 
 @dataclass(frozen=True)
 class PageInputs:
-    """One page, ready for the model.
+    """One page, ready for the model."""
 
-    token_ids is int32 [T], the image token repeated once for every merged patch; image_size is (height,
-    width) in pixels of the page picture as it was given.
-    """
-
-    token_ids: npt.NDArray[np.int32]
+    token_ids: npt.NDArray[np.int32]  # [T], the image token repeated once for every merged patch
     image: PatchedImage
-    image_size: tuple[int, int]
+    image_size: tuple[int, int]  # height and width of the page picture as it was given, in pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Processor:
-    """Everything a checkpoint folder says about its inputs. Safe to use from several threads at a time.
-
-    Attributes:
-        tokenizer: Text to ids and back.
-        image_settings: How pictures are resized and normalised.
-        family: The model whose prompts the checkpoint answers.
-        image_token_id: Stands for one merged patch of the picture.
-        stop_token_ids: An answer ends at any of these.
-    """
+    """Everything a checkpoint folder says about its inputs. Safe to use from several threads at a time."""
 
     tokenizer: Tokenizer
     image_settings: ImageSettings
-    family: ModelFamily
-    image_token_id: int
-    stop_token_ids: frozenset[int]
+    family: ModelFamily  # the model whose prompts the checkpoint answers
+    image_token_id: int  # stands for one merged patch of the picture
+    stop_token_ids: frozenset[int]  # an answer ends at any of these
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Processor":
-        """Reads config.json, the tokenizer's, the image processor's and the generation settings.
+        """Read config.json, the tokenizer's, the image processor's and the generation settings.
 
-        Raises:
-            CheckpointError: A file is missing, damaged or says something that can't be.
+        Raises CheckpointError for a file that is missing, damaged or says something that can't be.
         """
         config = JsonFile.read(folder / "config.json")
         tokenizer = Tokenizer.from_folder(folder)
@@ -86,12 +73,9 @@ class Processor:
     def prepare(
         self, image: "Image.Image", prompt: str | PromptType, max_size: int | None = None
     ) -> PageInputs:
-        """Makes a page's inputs.
+        """Make a page's inputs from an upright picture and one of the model's own prompts, or any text.
 
-        Args:
-            image: The page, upright; a mode other than RGB is converted.
-            prompt: One of the model's own prompts, or any text.
-            max_size: First brings the longest side down to this many pixels, when given.
+        First brings the longest side down to `max_size` pixels, when given.
 
         Raises:
             PageError: The picture's shape is one that the model can't take.
@@ -107,25 +91,22 @@ class Processor:
     def prompt_tokens(
         self, shape: tuple[int, int], prompt: str | PromptType, max_size: int | None = None
     ) -> int:
-        """How many tokens the prompt of a page of this height and width has, as `prepare` would make it.
-
-        Raises as `prepare`.
-        """
+        """Return how many tokens `prepare` makes of a page of this height and width. Raises likewise."""
         before, after = self._around_picture(prompt)
         grid = target_grid(shape, self.image_settings, max_size)
         return len(before) + self.image_tokens(grid) + len(after)
 
     def image_tokens(self, grid: Grid) -> int:
-        """How many tokens stand for a picture of this grid."""
+        """Return how many tokens stand for a picture of this grid."""
         return grid.patches // self.image_settings.merge_size**2
 
     def decode(self, ids: "Sequence[int]") -> str:
-        """The text of an answer, special tokens left out."""
+        """Return the text of an answer, special tokens left out."""
         return self.tokenizer.decode(ids)
 
     @cached_property
     def _around_picture(self) -> "Callable[[str | PromptType], _Ids]":
-        """Gives the ids before and behind the picture, from memory for a prompt that was used before."""
+        """Return what gives the ids before and behind the picture, and remembers those of used prompts."""
         # typed: a PromptType equals the text that is its name
         return lru_cache(maxsize=REMEMBERED_PROMPTS, typed=True)(self._encode_prompt)
 

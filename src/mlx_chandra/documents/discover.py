@@ -1,16 +1,7 @@
 """Finds the documents of a folder tree, lazily and in a fixed order.
 
 A source (`Folder`, and `Manifest` and `Named` in the files beside) can be iterated any number of times, and
-gives the same documents as long as the disk stays the same. Nothing is opened here; `pages.pages_of` counts
-pages.
-
-What a folder gives:
-- files whose name ends in one of `names.SUFFIXES`, in any letter case, in the order of their paths' bytes;
-  macOS's `._name` shadow files are left out;
-- links: a file or folder inside the tree is read once, under its own name, and links to it are passed over; a
-  link to something outside is followed, and what it leads to is read once. A link to a folder that contains
-  the tree, or itself, is a loop and is passed over;
-- a broken link with a document's name, and a folder that can't be listed, as a document with an error.
+gives the same documents as long as the disk stays the same. It opens none of them.
 """
 
 import os
@@ -24,13 +15,19 @@ from mlx_chandra.errors import PageError, UsageError
 
 @dataclass(frozen=True)
 class Folder:
-    """All documents of a folder and the folders in it."""
+    """All documents of a folder and the folders in it, in the order of their paths' bytes.
+
+    - A file or folder inside the tree is read once, under its own name, and links to it are passed over.
+    - A link to something outside is followed, and what it leads to is read once.
+    - A link to a folder that contains the tree, or itself, is a loop and is passed over.
+    - A broken link with a document's name, and a folder that can't be listed, are documents with an error.
+    """
 
     root: str
 
     @classmethod
     def at(cls, path: str) -> "Folder":
-        """The source for the folder `path`. Raises UsageError where there is none."""
+        """Return the source for the folder `path`. Raises UsageError where there is none."""
         if not os.path.exists(path):
             raise UsageError(f"There is no folder {path!r}.", "Check the path after --images-dir.")
         if not os.path.isdir(path):

@@ -1,10 +1,7 @@
 """Reads image files with several pages, TIFF and GIF: counts their frames, and decodes one at a time.
 
-A TIFF's frames are counted by following its chain of directories: Adobe's TIFF 6.0 specification, section 2,
-and the BigTIFF variant with 8-byte offsets. Frames that say that they are a smaller copy or a mask of another
-one are no pages. A chain that leads out of the file counts one frame more than can be read, so that what is
-missing gets a row. Pillow's `n_frames` raises for a file that breaks off, which would lose its other pages
-too, and takes 17 times as long.
+A TIFF's frames are counted by its chain of directories (TIFF 6.0, section 2; BigTIFF has 8-byte offsets).
+Pillow's `n_frames` raises for a file that breaks off, which would lose its other pages, and is slow.
 """
 
 import os
@@ -30,7 +27,11 @@ _SMALLER_COPY, _MASK = 1, 4  # bits of it
 
 
 def tiff_pages(file: BinaryIO) -> list[int]:
-    """Return the frames of a TIFF, from 0, that are pages. Empty where not even the first can be found."""
+    """Return the frames of a TIFF, from 0, that are pages. Empty where not even the first can be found.
+
+    Smaller copies and masks of other frames are no pages. A chain that leads out of the file counts one frame
+    more than can be read, so that what is missing gets a row.
+    """
     order, big = _TIFF_STARTS[file.read(4)]
     pages: list[int] = []
     seen: set[int] = set()

@@ -1,8 +1,7 @@
 """Tells documents by their names, and names the text files of their pages.
 
-A page's text is named after its file's stem, except where another document of that folder has the same stem
-(letter case aside) or the name isn't a document's: then the extension is kept. Pages of a document with
-several pages add their number: `a_p0003`.
+A page's text is named after its file's stem; the extension is kept where another document of that folder has
+the same stem, letter case aside, or the name isn't a document's. Pages of several add `_p0003`.
 """
 
 import contextlib

@@ -22,21 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reading:
-    """How documents are read.
+    """How documents are read."""
 
-    Attributes:
-        pages: Which pages of each document that has several, or is a PDF.
-        password: What opens locked PDFs.
-        max_pixels: Pictures, frames and PDF pages with more pixels are refused before they are decoded.
-    """
-
-    pages: PageSelection = field(default_factory=PageSelection)
-    password: str | None = None
-    max_pixels: int = image_files.MAX_PIXELS
+    pages: PageSelection = field(
+        default_factory=PageSelection
+    )  # of each document that has several, or is a PDF
+    password: str | None = None  # of locked PDFs
+    max_pixels: int = image_files.MAX_PIXELS  # larger pages are refused before they are decoded
 
 
 def pages_of(document: Document, reading: Reading) -> Iterator[Page]:
-    """The pages of a document that are to be read, in its order.
+    """Yield the pages of a document that are to be read, in its order.
 
     A picture by itself is one page without a number; so is an image file with one frame. A PDF's pages have
     numbers always. A document that can't be opened, or has none of the pages, is one page with the error.

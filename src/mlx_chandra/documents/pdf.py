@@ -1,12 +1,7 @@
-"""Draws PDF pages with PDFium: how many there are, and one page at a time as a picture.
+"""Draws PDF pages with PDFium, at 192 dpi or more, as the authors' client does (`chandra.input`).
 
-PDFium may be called from one thread at a time only, in the whole process. So every call of it is made here
-under one lock. When the program ends, the lock is taken for good, so that no thread is in the library when
-it is taken down. PDFium's objects are closed by hand, because Python's garbage collector would close them at
-any time and on any thread.
-
-The resolution is that of the authors' own client (`chandra.input.load_pdf_images`): 192 dpi, and more where
-the shorter side would have less than 1024 pixels. Annotations and form fields are drawn.
+PDFium may be called from one thread at a time in the whole process, so every call of it is under one lock.
+Its objects are closed by hand, because Python's garbage collector would close them on any thread.
 """
 
 import atexit

@@ -1,9 +1,7 @@
-"""A document's files: those that the authors' own client writes, and others made of the same pages.
+"""Writes a document's folder: its files, the figures cut out of its pages, and `<name>_metadata.json`.
 
-In a folder of the document's own, `<name>`: `<name>.md`, `<name>.html`, `<name>.json`, `<name>.txt` and
-`<name>.parquet` as they were asked for, the figures cut out of its pages, and `<name>_metadata.json`. Each is
-there whole or not at all. The metadata is written twice: first it says whose folder this is, and last how the
-files were made, and of what.
+Each file is there whole or not at all. The metadata is written twice: first it says whose folder this is, and
+last how the files were made, and of what.
 """
 
 import contextlib

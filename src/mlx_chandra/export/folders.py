@@ -1,8 +1,7 @@
-"""Documents' folders: the name of each, and what its metadata says of the files in it.
+"""Names documents' folders, and reads what their metadata says of the files in them.
 
-A document's folder has the stem of the document's name. Where another document or something foreign has that
-name, digits of the hash of the document's path follow it. Which document a folder belongs to is said by
-`source` in its `<name>_metadata.json`; so a document keeps its folder whatever it would be called today.
+A folder has the stem of its document's name, with digits of the hash of the document's path where that is
+taken. `source` in its metadata says whose it is, so a document keeps its folder.
 """
 
 import hashlib

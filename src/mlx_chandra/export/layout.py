@@ -1,10 +1,7 @@
-"""A model's answer as layout blocks with boxes, in the one form that the authors' package reads.
+"""Brings a model's answer into the form that chandra-ocr reads: divs at the top, boxes of whole numbers.
 
-Chandra 2 gives boxes as `data-bbox="x0 y0 x1 y1"`, normalised to 0-1000; Chandra 1 as `[x0, y0, x1, y1]`,
-normalised to 0-1024. The package, chandra-ocr, reads whole numbers with single spaces between them, and
-blocks that are divs at the top of the answer; it passes over everything else. So here boxes are rewritten
-where they have another form, and what stands outside of all divs gets one of its own. An answer that needs
-neither is handed on letter for letter: the package names the pictures on a page by a hash of it.
+Chandra 2 gives boxes as `x0 y0 x1 y1` of 0-1000, Chandra 1 as `[x0, y0, x1, y1]` of 0-1024. An answer that is
+right already stays letter for letter, because the package names the pictures on a page by a hash of it.
 """
 
 import re

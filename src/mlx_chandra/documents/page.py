@@ -48,13 +48,11 @@ class Page:
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """With what pages are read. Equal settings give equal texts."""
+    """With what pages are read: every option that can change a text. Equal settings give equal texts."""
 
     program: str = ""  # name and version
     model: str = ""  # the checkpoint as the user named it
-    settings: Mapping[str, str | int | float | bool | None] = field(
-        default_factory=dict
-    )  # that change a text
+    settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     checkpoint: str | None = None  # the fingerprint of the weights; None while they are not on this machine
 
 

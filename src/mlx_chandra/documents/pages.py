@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 class Reading:
     """How documents are read."""
 
-    pages: PageSelection = field(
-        default_factory=PageSelection
-    )  # of each document that has several, or is a PDF
+    pages: PageSelection = field(default_factory=PageSelection)  # of PDFs, and of files with several
     password: str | None = None  # of locked PDFs
     max_pixels: int = image_files.MAX_PIXELS  # larger pages are refused before they are decoded
 

@@ -79,7 +79,9 @@ class _DocumentFolder:
         stamp = {"complete": True, "how": self._settings.how, "digest": digest.hexdigest()}
         files = [*self._figures, *paths.values()]
         self._write_metadata(document_metadata(self._source, self._entries, files) | stamp)
-        self._remove({n for n in file_names(before) if n.endswith(_PICTURE)} - set(files))
+        for name in {n for n in file_names(before) if n.endswith(_PICTURE)} - set(files):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self._folder, name))
         for folder in (self._folder, self._settings.folder):
             with disk_errors(folder):
                 sync_folder(folder)
@@ -127,9 +129,3 @@ class _DocumentFolder:
     def _write_metadata(self, record: object) -> None:
         content = cleaned(json_text(record)).encode() + b"\n"
         write_whole(os.path.join(self._folder, metadata_name(self._name)), content, self._settings.folder)
-
-    def _remove(self, names: Iterable[str]) -> None:
-        """Remove figures that an earlier writing of these files left."""
-        for name in names:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._folder, name))

@@ -52,8 +52,13 @@ class Exports:
             return self._export(document)
         except DiskFullError:
             raise
-        except Exception as error:
-            return self._failure(document, error)
+        except Exception as problem:
+            what = problem if isinstance(problem, MlxChandraError) else f"{type(problem).__name__}: {problem}"
+            said = f"The files of {shown_path(document.path)} can't be made: {what}."
+            error = problem if isinstance(problem, OutputError) else OutputError(said)
+            self.failed += 1
+            self.first_error = self.first_error or error
+            return error
 
     def close(self) -> None:
         """Let others write to the folder."""
@@ -86,14 +91,6 @@ class Exports:
         self.plain += exported.plain
         self._names[name] = True
         return exported
-
-    def _failure(self, document: Document, error: Exception) -> OutputError:
-        if not isinstance(error, OutputError):
-            what = error if isinstance(error, MlxChandraError) else f"{type(error).__name__}: {error}"
-            error = OutputError(f"The files of {shown_path(document.path)} can't be made: {what}.")
-        self.failed += 1
-        self.first_error = self.first_error or error
-        return error
 
 
 class Exporter:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlx_chandra.documents.names import is_document_name, leads_to_folder, stems_that_need_more, text_stem
+from mlx_chandra.documents.names import is_document_name, listing, stems_that_need_more, text_stem
 from mlx_chandra.documents.page import Document
 from mlx_chandra.errors import PageError, UsageError
 
@@ -62,25 +62,16 @@ class _Walk:
 
     def entries(self, folder: str, below: str) -> Iterator[Document | _Place]:
         """Yield the folder's documents and folders in the order of their paths' bytes."""
-        names: list[str] = []  # a folder's name ends in a slash, which also sorts it where its files belong
-        links: set[str] = set()
         try:
-            with os.scandir(folder) as listing:
-                for entry in listing:
-                    name = entry.name + "/" if leads_to_folder(entry) else entry.name
-                    if name.endswith("/") or is_document_name(name):
-                        names.append(name)
-                        if entry.is_symlink():
-                            links.add(name)
+            links = listing(folder)
         except OSError as error:
             trouble = PageError("unreadable", f"the folder can't be listed: {error.strerror}")
             yield Document(folder, below, "", trouble)
             return
-        names.sort(key=os.fsencode)
-        kept = stems_that_need_more(name for name in names if not name.endswith("/"))
+        kept = stems_that_need_more(name for name in links if not name.endswith("/"))
         real = os.path.realpath(folder)
-        for name in names:
-            is_link, is_folder, bare = name in links, name.endswith("/"), name.rstrip("/")
+        for name in sorted(links, key=os.fsencode):  # a folder's slash sorts it where its files belong
+            is_link, is_folder, bare = links[name], name.endswith("/"), name.rstrip("/")
             path = os.path.join(folder, bare)
             target = os.path.realpath(path) if is_link else os.path.join(real, bare)
             if is_link and not os.path.exists(path):

@@ -88,14 +88,27 @@ class FolderStems:
         folder, name = os.path.split(path)
         if folder not in self._need_more:
             names: list[str] = []
-            with contextlib.suppress(OSError), os.scandir(folder) as listing:
-                names = [e.name for e in listing if is_document_name(e.name) and not leads_to_folder(e)]
+            with contextlib.suppress(OSError):
+                names = [each for each in listing(folder) if not each.endswith("/")]
             self._need_more[folder] = stems_that_need_more(names)
         return text_stem(name, self._need_more[folder])
 
 
-def leads_to_folder(entry: "os.DirEntry[str]") -> bool:
-    """Return whether the entry is a folder or a link to one."""
+def listing(folder: str) -> dict[str, bool]:
+    """Return the names of a folder's documents, and of its folders with a slash behind; True for links.
+
+    Raises OSError where it can't be listed.
+    """
+    links = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name + "/" if _leads_to_folder(entry) else entry.name
+            if name.endswith("/") or is_document_name(name):
+                links[name] = entry.is_symlink()
+    return links
+
+
+def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError:

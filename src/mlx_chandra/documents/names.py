@@ -7,9 +7,10 @@ the same stem, letter case aside, or the name isn't a document's. Pages of sever
 import contextlib
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+
+from mlx_chandra.files.paths import folded
 
 PAGED = frozenset({".pdf", ".tif", ".tiff", ".gif"})
 """Endings of files that may hold several pages."""
@@ -40,7 +41,7 @@ def page_stem(text_stem: str, number: int) -> str:
 def text_stem(name: str, need_more: frozenset[str]) -> str:
     """Return what a document's text files' names start with; `need_more` from `stems_that_need_more`."""
     stem, suffix = os.path.splitext(name)
-    if suffix.lower() not in SUFFIXES or _fold(stem) in need_more:
+    if suffix.lower() not in SUFFIXES or folded(stem) in need_more:
         return name
     return stem
 
@@ -52,7 +53,7 @@ def stems_that_need_more(names: Iterable[str]) -> frozenset[str]:
     beside `a.pdf`); and then those that would meet such a longer name: beside `a.png` and `a.jpg`, whose
     texts start with `a.png` and `a.jpg`, the picture `a.png.tif` can't be called `a.png` too.
     """
-    names = [_fold(name) for name in names]
+    names = [folded(name) for name in names]
     counts = Counter(os.path.splitext(name)[0] for name in names)
     need = {stem for stem, count in counts.items() if count > 1} | _like_pages(names, counts)
     longer = need
@@ -70,11 +71,6 @@ def _like_pages(names: list[str], stems: Iterable[str]) -> set[str]:
     starts = {os.path.splitext(name)[0] for name in paged}.union(paged)
     matches = (_PAGE_STEM.fullmatch(stem) for stem in stems)
     return {match[0] for match in matches if match is not None and match[1] in starts}
-
-
-def _fold(name: str) -> str:
-    """Return the name as a file system that ignores letter case would compare it."""
-    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
 class FolderStems:

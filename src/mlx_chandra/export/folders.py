@@ -8,11 +8,10 @@ import hashlib
 import json
 import os
 import threading
-import unicodedata
 from collections.abc import Iterator, Mapping
 
 from mlx_chandra.files.disk import PART_END, PART_START
-from mlx_chandra.files.paths import shown_path
+from mlx_chandra.files.paths import folded, shown_path
 
 _LONGEST = 200  # bytes of a folder's name; the files in it have some more
 _DIGITS = (8, 32, 64)
@@ -70,7 +69,7 @@ class Folders:
                 names = list(_candidates(shown, text_stem))
                 free = next((name for name in names if self._is_free(name)), names[-1])
                 self._names[shown] = name = self._own_name(shown, text_stem) or free
-                self._taken.add(_folded(name))
+                self._taken.add(folded(name))
             return self._names[shown]
 
     def _own_name(self, shown: str, text_stem: str) -> str | None:
@@ -78,15 +77,15 @@ class Folders:
         base = os.path.basename(shown)
         for stem in dict.fromkeys((text_stem, os.path.splitext(base)[0], base)):
             for name in _candidates(shown, stem):
-                there = _folded(name) in self._on_disk
+                there = folded(name) in self._on_disk
                 if there and read_metadata(self._folder, name).get("source") == shown:
                     return name
         return None
 
     def _is_free(self, name: str) -> bool:
-        folded = _folded(name)
-        return folded not in self._taken and all(
-            _is_unused(os.path.join(self._folder, there)) for there in (name, self._on_disk.get(folded, name))
+        key = folded(name)
+        return key not in self._taken and all(
+            _is_unused(os.path.join(self._folder, there)) for there in (name, self._on_disk.get(key, name))
         )
 
 
@@ -114,11 +113,6 @@ def _is_unused(path: str) -> bool:
 
 def _listing(folder: str) -> Mapping[str, str]:
     try:
-        return {_folded(name): name for name in os.listdir(folder)}
+        return {folded(name): name for name in os.listdir(folder)}
     except OSError:  # there is none yet; writing says what else may be wrong
         return {}
-
-
-def _folded(name: str) -> str:
-    """Return the name as a file system that ignores letter case would compare it."""
-    return unicodedata.normalize("NFC", name).casefold()

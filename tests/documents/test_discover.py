@@ -5,7 +5,9 @@ import os
 import sys
 import time
 import tracemalloc
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -208,7 +210,7 @@ def test_below_is_the_folder_seen_from_the_top(tmp_path: Path) -> None:
 
 
 def test_a_huge_folder_starts_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "scandir", lambda path: _HugeFolder(100_000))
+    monkeypatch.setattr(os, "scandir", lambda path: _huge_folder(100_000))
     began = time.monotonic()
     first = next(iter(Folder.at(str(tmp_path))))
     assert os.path.basename(first.path) == "page-0000000.png"
@@ -216,7 +218,7 @@ def test_a_huge_folder_starts_quickly(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_huge_folder_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "scandir", lambda path: _HugeFolder(10_000))
+    monkeypatch.setattr(os, "scandir", lambda path: _huge_folder(10_000))
     tracemalloc.start()
     try:
         assert sum(1 for _ in Folder.at(str(tmp_path))) == 10_000
@@ -226,28 +228,8 @@ def test_a_huge_folder_takes_little_memory(tmp_path: Path, monkeypatch: pytest.M
     assert memory < 10_000 * 800  # bytes at the peak, when stems are compared
 
 
-class _HugeFolder:
-    """What os.scandir gives for a folder of so many pictures."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __enter__(self) -> "_HugeFolder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __iter__(self) -> "object":
-        return (_Entry(f"page-{number:07}.png") for number in reversed(range(self._count)))
-
-
-class _Entry:
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def is_dir(self) -> bool:
-        return False
-
-    def is_symlink(self) -> bool:
-        return False
+def _huge_folder(count: int) -> AbstractContextManager[object]:
+    """Return what os.scandir gives for a folder of so many pictures."""
+    names = (f"page-{number:07}.png" for number in reversed(range(count)))
+    no = lambda: False  # noqa: E731
+    return nullcontext(SimpleNamespace(name=name, is_dir=no, is_symlink=no) for name in names)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import AppendingTiffWriter
 
-from mlx_chandra.documents.frames import FrameFile, gif_frames, tiff_pages
+from mlx_chandra.documents.frames import FrameFile, tiff_pages
 from mlx_chandra.documents.image_files import MAX_PIXELS, open_page
 from mlx_chandra.errors import PageError
 from tests.documents.test_image_files import assert_like, marked
@@ -94,8 +94,8 @@ def test_a_page_stays_as_it_is_when_the_next_is_read(tmp_path: Path) -> None:
 
 
 def test_a_gifs_frames_are_counted(tmp_path: Path) -> None:
-    with open(saved(tmp_path / "a.gif", frames(4)), "rb") as file:
-        assert gif_frames(file, MAX_PIXELS) == 4
+    with closing(FrameFile(saved(tmp_path / "a.gif", frames(4)), MAX_PIXELS)) as opened:
+        assert opened.count() == 4
 
 
 def test_frames_of_every_mode_become_rgb_as_single_pictures_do(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlx_chandra.documents import opened
+from mlx_chandra.documents import pdf as pdf_module
 from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.pages import Reading
@@ -41,7 +41,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
             super().close()
             log.open.remove(self._name)
 
-    monkeypatch.setattr(opened, "PdfFile", Watched)
+    monkeypatch.setattr(pdf_module, "PdfFile", Watched)
     return log
 
 

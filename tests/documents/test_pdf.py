@@ -16,7 +16,7 @@ from PIL import Image
 
 from mlx_chandra.documents import pdf as ours
 from mlx_chandra.documents.image_files import MAX_PIXELS
-from mlx_chandra.documents.pdf import PdfFile, page_count
+from mlx_chandra.documents.pdf import PdfFile
 from mlx_chandra.errors import PageError
 from tests.cli.program import environment
 from tests.documents.pdf_files import (
@@ -59,8 +59,8 @@ def quarters(image: Image.Image) -> list[tuple[int, ...]]:
 
 
 def counted(path: Path, password: str | None = None) -> int:
-    with open(path, "rb") as file:
-        return page_count(file, password)
+    with closing(PdfFile(path, password, MAX_PIXELS)) as opened:
+        return opened.count()
 
 
 def test_pages_are_counted_and_each_is_drawn_in_its_colours(tmp_path: Path) -> None:

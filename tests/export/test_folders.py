@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.documents.page import Page
-from mlx_chandra.export.document import export_document, is_current
-from mlx_chandra.export.folders import Folders
+from mlx_chandra.export.document import export_document
+from mlx_chandra.export.folders import Folders, stored_digest
 from mlx_chandra.export.records import digest_of
 from mlx_chandra.export.settings import Choices, ExportSettings, Format
 from mlx_chandra.files.paths import shown_path
@@ -29,6 +29,11 @@ def write(folder: Path, source: str, stem: str, text: str = "<p>x</p>", *formats
 def metadata(folder: Path, name: str) -> dict[str, object]:
     found: dict[str, object] = json.loads((folder / name / f"{name}_metadata.json").read_text())
     return found
+
+
+def is_current(source: str, stem: str, digest: str, settings: ExportSettings) -> bool:
+    name = Folders(settings.folder).name_of(source, stem)
+    return stored_digest(source, name, settings.how, settings.folder) == digest
 
 
 def test_documents_with_one_stem_have_folders_of_their_own_and_keep_them(tmp_path: Path) -> None:

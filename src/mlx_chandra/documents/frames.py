@@ -1,10 +1,7 @@
 """Reads image files with several pages, TIFF and GIF: counts their frames, and decodes one at a time.
 
-A TIFF's frames are counted by following its chain of directories: Adobe's TIFF 6.0 specification, section 2,
-and the BigTIFF variant with 8-byte offsets. Frames that say that they are a smaller copy or a mask of another
-one are no pages. A chain that leads out of the file counts one frame more than can be read, so that what is
-missing gets a row. Pillow's `n_frames` raises for a file that breaks off, which would lose its other pages
-too, and takes 17 times as long.
+A TIFF's frames are counted by its chain of directories (TIFF 6.0, section 2; BigTIFF has 8-byte offsets).
+Pillow's `n_frames` raises for a file that breaks off, which would lose its other pages, and is slow.
 """
 
 import os
@@ -29,18 +26,12 @@ _SUBFILE_TYPE = 254
 _SMALLER_COPY, _MASK = 1, 4  # bits of it
 
 
-def is_tiff(start: bytes) -> bool:
-    """Whether a file that begins like this is a TIFF."""
-    return start[:4] in _TIFF_STARTS
-
-
-def is_gif(start: bytes) -> bool:
-    """Whether a file that begins like this is a GIF."""
-    return start[:6] in (b"GIF87a", b"GIF89a")
-
-
 def tiff_pages(file: BinaryIO) -> list[int]:
-    """The frames of a TIFF, counted from 0, that are pages. Empty where not even the first can be found."""
+    """Return the frames of a TIFF, from 0, that are pages. Empty where not even the first can be found.
+
+    Smaller copies and masks of other frames are no pages. A chain that leads out of the file counts one frame
+    more than can be read, so that what is missing gets a row.
+    """
     order, big = _TIFF_STARTS[file.read(4)]
     pages: list[int] = []
     seen: set[int] = set()
@@ -58,7 +49,7 @@ def tiff_pages(file: BinaryIO) -> list[int]:
 
 
 def _directory(file: BinaryIO, offset: int, order: str, big: bool) -> tuple[int, int]:
-    """A directory's subfile type and the next one's offset. Raises EOFError where the file ends first."""
+    """Return a directory's subfile type and the next one's offset. Raises EOFError where the file ends."""
     entries = _number(file, offset, order, 8 if big else 2)
     size = 20 if big else 12
     raw = file.read(entries * size) if entries <= 65_535 else b""
@@ -83,31 +74,39 @@ def _number(file: BinaryIO, offset: int, order: str, size: int) -> int:
     return number
 
 
-def gif_frames(file: BinaryIO, max_pixels: int) -> int:
-    """How many frames a GIF has. Raises PageError when it is damaged."""
-    with trouble():
-        return int(getattr(identified(file, max_pixels), "n_frames", 1))
-
-
 class FrameFile:
-    """A TIFF or GIF that is kept open, for its pages one after the other. For one thread at a time."""
+    """A TIFF or GIF that is kept open, for its pages one after the other. For one thread at a time.
+
+    Raises PageError as `image_files.open_page`.
+    """
 
     def __init__(self, path: str | os.PathLike[str], max_pixels: int) -> None:
-        """Raises PageError as `image_files.open_page`."""
         self._max_pixels = max_pixels
         self._image: Image | None = None
         self._file = open_regular(path)
         try:
             with trouble():
-                has_directories = is_tiff(self._file.read(4))
+                start = self._file.read(6)
                 self._file.seek(0)
-                self._frames = tiff_pages(self._file) if has_directories else None
+                self._frames = tiff_pages(self._file) if start[:4] in _TIFF_STARTS else None
+                self._is_gif = start in (b"GIF87a", b"GIF89a")
         except BaseException:
             self._file.close()
             raise
 
+    def count(self) -> int | None:
+        """Return how many pages the file has; None for a picture by itself. Raises PageError."""
+        if self._frames is not None:
+            return None if self._frames in ([], [0]) else len(self._frames)
+        if not self._is_gif:
+            return None
+        with trouble():
+            self._file.seek(0)
+            count = int(getattr(identified(self._file, self._max_pixels), "n_frames", 1))
+        return None if count == 1 else count
+
     def page(self, number: int) -> "Image":
-        """Page `number`, counted from 1, as `image_files.open_page` gives one. Raises PageError."""
+        """Return page `number`, counted from 1, as `image_files.open_page` gives one. Raises PageError."""
         with trouble():
             image = self._turned_to(number)
             image.load()
@@ -116,14 +115,14 @@ class FrameFile:
             return page.copy() if page is image else page
 
     def shape(self, number: int) -> tuple[int, int]:
-        """Height and width of page `number`; of a TIFF, nothing is decoded for it. Raises PageError."""
+        """Return height and width of page `number`; decodes nothing of a TIFF. Raises PageError."""
         with trouble():
             image = self._turned_to(number)
             self._image = image
             return upright_shape(image)
 
     def _turned_to(self, number: int) -> "Image":
-        """Pillow's object at page `number`. It isn't kept after an error, which leaves it unusable."""
+        """Return Pillow's object at page `number`. It isn't kept after an error, which leaves it unusable."""
         image, self._image = self._image, None
         if image is None:
             self._file.seek(0)

@@ -26,12 +26,21 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "HEIF")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _NOT_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
 _ORIENTATION = 0x0112
+_TURNS: dict[int | None, str] = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 _PLUGINS_LOADING = threading.Lock()
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
 
 def open_page(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> "Image":
-    """The picture in the file `path` in mode RGB, turned upright as its EXIF says, transparent parts white.
+    """Return the picture in a file in mode RGB, turned upright as its EXIF says, transparent parts white.
 
     Args:
         path: A PNG, JPEG, TIFF, GIF, BMP, WebP, HEIC or AVIF file; its content decides, not its name.
@@ -42,17 +51,11 @@ def open_page(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> "Im
             `too-large`.
     """
     with open_regular(path) as file, trouble():
-        image = identified(file, max_pixels)
-        image.load()
-        return to_page(image)
+        return page_of(identified(file, max_pixels), max_pixels)
 
 
 def page_of(image: "Image", max_pixels: int = MAX_PIXELS) -> "Image":
-    """Return a picture that is open already as `open_page` would its file: upright, on white, in mode RGB.
-
-    Raises:
-        PageError: `unreadable` or `too-large`, as `open_page`.
-    """
+    """Return a picture that is open already as `open_page` would its file. Raises PageError likewise."""
     check_size(image, max_pixels)
     with trouble():
         image.load()
@@ -60,24 +63,23 @@ def page_of(image: "Image", max_pixels: int = MAX_PIXELS) -> "Image":
 
 
 def page_shape(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Height and width of the picture in a file as it stands upright; only its header is read.
+    """Return height and width of the picture in a file as it stands upright, from its header.
 
-    Raises:
-        PageError: As `open_page`, but for what shows only when the picture is decoded.
+    Raises PageError as `open_page`, but for what shows only when the picture is decoded.
     """
     with open_regular(path) as file, trouble():
         return upright_shape(identified(file, max_pixels))
 
 
 def upright_shape(image: "Image") -> tuple[int, int]:
-    """Height and width that the picture will have when it is turned as its EXIF says."""
+    """Return height and width that the picture will have when it is turned as its EXIF says."""
     sideways = _orientation(image) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 @contextmanager
 def trouble() -> Iterator[None]:
-    """Turns whatever a broken file makes Pillow raise into a PageError."""
+    """Turn whatever a broken file makes Pillow raise into a PageError."""
     try:
         yield
     except PageError:
@@ -92,7 +94,7 @@ def trouble() -> Iterator[None]:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """Opens a regular file; never waits on a pipe."""
+    """Open a regular file; never wait on a pipe. Raises PageError."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
@@ -114,7 +116,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 
 
 def identified(file: BinaryIO, max_pixels: int) -> "Image":
-    """The picture with its header read, not yet decoded. Raises PageError, and whatever Pillow raises."""
+    """Return the picture with its header read, not decoded. Raises PageError, and whatever Pillow raises."""
     from PIL import Image, UnidentifiedImageError
 
     start = file.read(12)
@@ -135,19 +137,19 @@ def identified(file: BinaryIO, max_pixels: int) -> "Image":
 
 
 def check_size(image: "Image", max_pixels: int) -> None:
-    """Raises PageError for a picture or frame that declares too many pixels."""
+    """Raise PageError for a picture or frame that declares too many pixels."""
     width, height = image.size
     if width * height > max_pixels:
         raise too_large(f"it is {width:,} x {height:,}, more than {max_pixels:,} pixels")
 
 
 def too_large(what: str) -> PageError:
-    """The error of a page that would take too much memory."""
+    """Return the error of a page that would take too much memory."""
     return PageError("too-large", f"{what}; --max-pixels allows more")
 
 
 def allow_pixels(max_pixels: int) -> None:
-    """Lifts Pillow's own limit for the whole process where it is below this one, which then holds alone."""
+    """Lift Pillow's own limit, for the whole process, where it is below this one."""
     from PIL import Image
 
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
@@ -155,12 +157,15 @@ def allow_pixels(max_pixels: int) -> None:
 
 
 def to_page(image: "Image") -> "Image":
-    """A decoded picture as a page: in mode RGB, upright, white where it is transparent."""
-    return _upright(_rgb(image), _orientation(image))
+    """Return a decoded picture as a page: in mode RGB, upright, white where it is transparent."""
+    from PIL.Image import Transpose
+
+    # ImageOps.exif_transpose would write the rest of the EXIF anew, which raises for some damaged EXIF.
+    page, turn = _rgb(image), _TURNS.get(_orientation(image))
+    return page.transpose(Transpose[turn]) if turn else page
 
 
 def _load_heif_plugin() -> None:
-    """Adds HEIC to what Pillow opens. Raises PageError where the extra isn't installed."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
@@ -170,7 +175,6 @@ def _load_heif_plugin() -> None:
 
 
 def _unidentified(start: bytes) -> str:
-    """What is wrong with a file that no plugin of Pillow's knows."""
     if start.startswith(b"%PDF-"):
         return "it is a PDF, and its name doesn't end in .pdf"
     if start[4:12] in (b"ftypavif", b"ftypavis"):
@@ -181,36 +185,15 @@ def _unidentified(start: bytes) -> str:
     return "it is neither a PDF nor a picture in PNG, JPEG, TIFF, GIF, BMP, WebP, HEIC or AVIF"
 
 
-def _orientation(image: "Image") -> object:
+def _orientation(image: "Image") -> int | None:
     try:
-        return image.getexif().get(_ORIENTATION)
+        found = image.getexif().get(_ORIENTATION)
     except Exception:  # the page can be read without its EXIF
         return None
-
-
-def _upright(image: "Image", orientation: object) -> "Image":
-    """Turns and mirrors the picture as its EXIF orientation (2 to 8) asks; anything else is none.
-
-    Not by ImageOps.exif_transpose: it also writes the rest of the EXIF anew, which raises for some damaged
-    EXIF, and it copies a picture that needs no turn.
-    """
-    from PIL.Image import Transpose
-
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    turn = turns.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    return found if isinstance(found, int) else None
 
 
 def _rgb(image: "Image") -> "Image":
-    """Any of Pillow's modes as RGB, with white behind what is transparent."""
     if image.mode == "LAB":
         return image.getchannel("L").convert("RGB")  # lightness is enough to read by
     if image.mode.startswith("I") or image.mode == "F":
@@ -229,7 +212,7 @@ def _on_white(image: "Image") -> "Image":
 
 
 def _eight_bits(image: "Image") -> "Image":
-    """Greyscale of 16 or 32 bits or floats, scaled to 8 bits: white stays white."""
+    """Scale greyscale of 16 or 32 bits or floats to 8 bits: white stays white."""
     import numpy as np
     from PIL import Image
 
@@ -249,7 +232,7 @@ def _eight_bits(image: "Image") -> "Image":
 def _to_unit(
     grey: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    """Values of unknown range as 0 to 1: the smallest usual range that holds them, else stretched over it."""
+    """Map values of unknown range to 0-1, from the smallest usual range that holds them or else their own."""
     import numpy as np
 
     grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)

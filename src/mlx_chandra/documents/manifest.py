@@ -22,47 +22,40 @@ class Manifest:
 
     Attributes:
         file: Full path of the manifest.
-        tree: Work out each document's `below`, seen from the deepest folder that holds all of them. It costs
-            a pass over the manifest, so it is done only where text files go to a tree of their own.
-        content: What it says, where that can't be read from `file` again and again.
+        content: What it says.
+        tree: Work out each document's `below`, seen from the deepest folder that holds all of them.
     """
 
     file: str
+    content: bytes
     tree: bool = False
-    content: bytes | None = None
 
     @classmethod
     def at(cls, path: str, tree: bool = False) -> "Manifest":
-        """The source for the manifest at `path`. What isn't a regular file is read to its end, here and once.
-
-        Raises UsageError when it can't be read or isn't UTF-8.
-        """
+        """Return the source for the manifest at `path`. Raises UsageError: can't be read, or isn't UTF-8."""
         try:
             with open(path, "rb") as file:
                 is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-                content = None if is_regular else file.read()
-                start = file.read(2) if content is None else content[:2]
+                content = file.read()
         except OSError as error:
             raise UsageError(f"The manifest {path!r} can't be read: {error.strerror}.") from error
-        _check_encoding(start, f"The manifest {path!r}")
+        _check_encoding(content, f"The manifest {path!r}")
         # /dev/fd/63 of `<(...)` lies in no folder that paths are meant from
-        name = os.path.abspath(path if content is None else os.path.basename(path))
-        return cls(name, tree, content)
+        return cls(os.path.abspath(path if is_regular else os.path.basename(path)), content, tree)
 
     @classmethod
     def from_stream(cls, stream: BinaryIO, tree: bool = False) -> "Manifest":
-        """The source for a manifest on standard input, read to its end here and kept in memory.
+        """Return the source for a manifest on standard input. Raises UsageError when it isn't UTF-8.
 
-        Its relative paths are looked up from the working directory. Raises UsageError when it isn't UTF-8.
+        Its relative paths are looked up from the working directory.
         """
         content = stream.read()
-        _check_encoding(content[:2], "The manifest on standard input")
-        return cls(os.path.abspath("standard input"), tree, content)
+        _check_encoding(content, "The manifest on standard input")
+        return cls(os.path.abspath("standard input"), content, tree)
 
     def __iter__(self) -> Iterator[Document]:
         top = _common_folder(self._paths()) if self.tree else ""
-        stems = FolderStems()
-        seen: set[str] = set()
+        stems, seen = FolderStems(), set[str]()
         for path in self._paths():
             if path in seen:
                 continue
@@ -71,36 +64,18 @@ class Manifest:
             yield Document(path, "" if below == "." else below, stems.of(path))
 
     def _paths(self) -> Iterator[str]:
-        """Full paths as the manifest names them, duplicates included."""
-        home = os.path.dirname(self.file)
-        with open(self.file, "rb") if self.content is None else io.BytesIO(self.content) as file:
-            for line in _lines(file):
-                yield _resolve(line, home)
+        """Yield full paths as the manifest names them, duplicates included."""
+        home, content = os.path.dirname(self.file), self.content.removeprefix(b"\xef\xbb\xbf")
+        ends_in_nul = b"\0" in content
+        for raw in content.split(b"\0") if ends_in_nul else io.BytesIO(content):
+            line = raw if ends_in_nul else raw.rstrip(b"\r\n")
+            if line.strip() and (ends_in_nul or not line.startswith(b"#")):
+                yield _resolve(os.fsdecode(line), home)
 
 
-def _check_encoding(start: bytes, manifest: str) -> None:
-    if start in (b"\xff\xfe", b"\xfe\xff"):
+def _check_encoding(content: bytes, manifest: str) -> None:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"{manifest} is in UTF-16.", "Save it as UTF-8, one path a line.")
-
-
-def _lines(file: BinaryIO) -> Iterator[str]:
-    """The paths in a manifest."""
-    ends_in_nul = any(b"\0" in block for block in iter(lambda: file.read(1 << 20), b""))
-    file.seek(0)
-    for number, raw in enumerate(_records(file) if ends_in_nul else file):
-        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
-        line = line if ends_in_nul else line.rstrip(b"\r\n")
-        if line.strip() and (ends_in_nul or not line.startswith(b"#")):
-            yield os.fsdecode(line)
-
-
-def _records(file: BinaryIO) -> Iterator[bytes]:
-    """What stands between NULs."""
-    rest = b""
-    for block in iter(lambda: file.read(1 << 20), b""):
-        *records, rest = (rest + block).split(b"\0")
-        yield from records
-    yield rest
 
 
 def _resolve(line: str, home: str) -> str:

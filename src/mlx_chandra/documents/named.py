@@ -13,21 +13,18 @@ from mlx_chandra.errors import UsageError
 
 @dataclass(frozen=True)
 class Named:
-    """What a list of paths and patterns leads to, in its order and each document once.
+    """What full paths and patterns lead to, in their order and each document once.
 
     A file is taken whatever its name; a folder gives what `Folder` finds in it; a pattern gives the files
     with a document's name and the folders that match it, in the order of their paths' bytes, and `**` in it
     stands for folders in folders. A path that exists is no pattern, whatever signs are in it.
-
-    Attributes:
-        places: Full paths of files and folders, and patterns.
     """
 
     places: tuple[str, ...]
 
     @classmethod
     def at(cls, paths: Sequence[str]) -> "Named":
-        """The source for these paths. Raises UsageError for one that leads nowhere."""
+        """Return the source for these paths. Raises UsageError for one that leads nowhere."""
         for path in paths:
             if os.path.lexists(path):
                 continue
@@ -49,7 +46,7 @@ class Named:
 
 
 def _fixed_folder(place: str) -> str:
-    """The deepest folder that surely holds all that a place leads to."""
+    """Return the deepest folder that surely holds all that a place leads to."""
     if os.path.isdir(place):
         return place
     if os.path.lexists(place):
@@ -60,7 +57,7 @@ def _fixed_folder(place: str) -> str:
 
 
 def _matches(place: str) -> Iterator[str]:
-    """The place itself, or the files and folders that match it."""
+    """Yield the place itself, or the files and folders that match it."""
     if os.path.lexists(place):
         yield place
         return

@@ -5,24 +5,19 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from mlx_chandra.documents.frames import FrameFile
-from mlx_chandra.documents.image_files import allow_pixels, open_page, open_regular, page_shape
+from mlx_chandra.documents.image_files import allow_pixels, open_page, page_shape
 from mlx_chandra.documents.page import Page
-from mlx_chandra.documents.pages import Reading
-from mlx_chandra.documents.pdf import PdfFile, is_pdf
+from mlx_chandra.documents.pages import Reading, open_paged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mlx_chandra.documents.frames import FrameFile
+    from mlx_chandra.documents.pdf import PdfFile
+
 _MOST_IDLE = 2  # documents that stay open though nobody reads them now
-
-
-class _PagedFile(Protocol):
-    def page(self, number: int) -> "Image": ...
-    def shape(self, number: int) -> tuple[int, int]: ...
-    def close(self) -> None: ...
 
 
 @dataclass
@@ -31,7 +26,7 @@ class _Shared:
 
     users: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
-    file: _PagedFile | None = None
+    file: "PdfFile | FrameFile | None" = None
 
 
 class OpenDocuments:
@@ -64,7 +59,7 @@ class OpenDocuments:
         self._close_idle()
 
     @contextmanager
-    def _file(self, path: str) -> Iterator[_PagedFile]:
+    def _file(self, path: str) -> Iterator["PdfFile | FrameFile"]:
         """The open document, for one thread."""
         with self._lock:
             shared = self._documents.setdefault(path, _Shared())
@@ -72,7 +67,7 @@ class OpenDocuments:
             shared.users += 1
         try:
             with shared.lock:
-                shared.file = shared.file or _opened(path, self._reading)
+                shared.file = shared.file or open_paged(path, self._reading)
                 yield shared.file
         finally:
             with self._lock:
@@ -87,11 +82,3 @@ class OpenDocuments:
         for shared in taken_out:
             if shared.file is not None:
                 shared.file.close()
-
-
-def _opened(path: str, reading: Reading) -> _PagedFile:
-    with open_regular(path) as file:
-        start = file.read(1024)
-    if is_pdf(start):
-        return PdfFile(path, reading.password, reading.max_pixels)
-    return FrameFile(path, reading.max_pixels)

@@ -9,30 +9,20 @@ from mlx_chandra.errors import PageError, PageState, error_status, state_of
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One file to be read: a picture, or a document with pages.
+    """One file to be read: a picture, or a document with pages."""
 
-    Attributes:
-        path: The full path. Bytes that aren't UTF-8 stand in it as Python's surrogate escapes.
-        below: The file's folder seen from the top of its source, such as `letters/1998`; empty at the top.
-        text_stem: What the names of its text files start with: `a`, or `a.png` where `a` isn't unique.
-        error: Set when it is already known that this file can't be read.
-    """
-
-    path: str
-    below: str
-    text_stem: str
-    error: PageError | None = None
+    path: str  # full; bytes that aren't UTF-8 stand in it as Python's surrogate escapes
+    below: str  # its folder seen from the top of its source, such as `letters/1998`; empty at the top
+    text_stem: str  # what the names of its text files start with: `a`, or `a.png` where `a` isn't unique
+    error: PageError | None = None  # why it can't be read, where that shows without opening it
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page to be read.
 
-    Attributes:
-        document: The file that it is in.
-        number: Which of the document's pages it is, counted from 1; None for a picture by itself, and for
-            the one row that a document gets which can't be read at all.
-        error: Set when it is already known that this page can't be read.
+    `number` counts from 1. It is None for a picture by itself, and for the one row of a document that can't
+    be read at all.
     """
 
     document: Document
@@ -58,56 +48,31 @@ class Page:
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """With what pages are read. Equal settings give equal texts.
+    """With what pages are read: every option that can change a text. Equal settings give equal texts."""
 
-    Attributes:
-        program: Name and version.
-        model: The checkpoint as the user named it.
-        settings: Every option that can change a text: prompt, limits, number format, retries.
-        checkpoint: The fingerprint of the weights; None while they are not on this machine.
-    """
-
-    program: str = ""
-    model: str = ""
+    program: str = ""  # name and version
+    model: str = ""  # the checkpoint as the user named it
     settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
-    checkpoint: str | None = None
+    checkpoint: str | None = None  # the fingerprint of the weights; None while they are not on this machine
 
 
 @dataclass(frozen=True, slots=True)
 class PageResult:
-    """What came out for one page: all that is kept of it.
-
-    Attributes:
-        page: Which one.
-        status: As the CSV says it: `ok`, `error:truncated`, `error:missing: there is no such file`.
-        text: The model's text; empty where there is none.
-        finish_reason: Why the kept answer ended: stop, length, repetition or error; None where the page never
-            came to the model.
-        prompt_tokens: Of the picture and the question; 0 where the page never came to the model.
-        output_tokens: Of the kept answer.
-        generated_tokens: Of all attempts together.
-        attempts: How often the model read it; 0 where it never came there.
-        seconds: In the engine, all attempts together.
-        size: Width and height of its picture in pixels, before any scaling; None where none could be opened.
-        box_scale: What the boxes in the text are normalised to; None where that is not known.
-        content: SHA-256 of the file's bytes in hexadecimal; None where it was not hashed.
-        copy_of: Path of the page whose result this is, because it holds the same bytes; else None.
-        settings: With what it was read; None where that is not known.
-    """
+    """What came out for one page: all that is kept of it. What isn't known is None."""
 
     page: Page
-    status: str
+    status: str  # as the CSV says it: `ok`, `error:truncated`, `error:missing: there is no such file`
     text: str = ""
-    finish_reason: str | None = None
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    generated_tokens: int = 0
-    attempts: int = 0
-    seconds: float = 0.0
-    size: tuple[int, int] | None = None
-    box_scale: int | None = None
-    content: str | None = None
-    copy_of: str | None = None
+    finish_reason: str | None = None  # of the kept answer: stop, length, repetition or error
+    prompt_tokens: int = 0  # of the picture and the question
+    output_tokens: int = 0  # of the kept answer
+    generated_tokens: int = 0  # of all attempts together
+    attempts: int = 0  # how often the model read it
+    seconds: float = 0.0  # in the engine, all attempts together
+    size: tuple[int, int] | None = None  # width and height of its picture in pixels, before any scaling
+    box_scale: int | None = None  # what the boxes in the text are normalised to
+    content: str | None = None  # SHA-256 of the file's bytes in hexadecimal
+    copy_of: str | None = None  # path of the page whose result this is, because it holds the same bytes
     settings: ReadSettings | None = None
 
     @classmethod

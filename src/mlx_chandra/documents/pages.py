@@ -4,9 +4,10 @@ Only a file that may hold several pages is opened for that. Its first bytes tell
 is. A file with the ending of a picture is one page and isn't opened, so a list of pictures costs nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
 from mlx_chandra.documents import image_files
 from mlx_chandra.documents.names import PICTURES, suffix_of
@@ -14,24 +15,22 @@ from mlx_chandra.documents.page import Document, Page
 from mlx_chandra.documents.selection import PageSelection
 from mlx_chandra.errors import PageError
 
+if TYPE_CHECKING:
+    from mlx_chandra.documents.frames import FrameFile
+    from mlx_chandra.documents.pdf import PdfFile
+
 
 @dataclass(frozen=True)
 class Reading:
-    """How documents are read.
+    """How documents are read."""
 
-    Attributes:
-        pages: Which pages of each document that has several, or is a PDF.
-        password: What opens locked PDFs.
-        max_pixels: Pictures, frames and PDF pages with more pixels are refused before they are decoded.
-    """
-
-    pages: PageSelection = field(default_factory=PageSelection)
-    password: str | None = None
-    max_pixels: int = image_files.MAX_PIXELS
+    pages: PageSelection = field(default_factory=PageSelection)  # of PDFs, and of files with several
+    password: str | None = None  # of locked PDFs
+    max_pixels: int = image_files.MAX_PIXELS  # larger pages are refused before they are decoded
 
 
 def pages_of(document: Document, reading: Reading) -> Iterator[Page]:
-    """The pages of a document that are to be read, in its order.
+    """Yield the pages of a document that are to be read, in its order.
 
     A picture by itself is one page without a number; so is an image file with one frame. A PDF's pages have
     numbers always. A document that can't be opened, or has none of the pages, is one page with the error.
@@ -54,38 +53,19 @@ def pages_of(document: Document, reading: Reading) -> Iterator[Page]:
         yield Page(document, error=PageError("no-pages", f"it has {has}, none of those that were asked for"))
 
 
-def pages_left(
-    document: Document, reading: Reading, has_result: Callable[[Page], bool]
-) -> tuple[list[Page], list[Page]]:
-    """The pages of a document that are to be read, and those of them that have no result yet.
-
-    A document that has a result under its own path isn't opened, and counts as one page.
-    """
-    whole = Page(document)
-    if has_result(whole):
-        return [whole], []
-    pages = list(pages_of(document, reading))
-    return pages, [page for page in pages if page.number is None or not has_result(page)]
-
-
 def _count(path: str, reading: Reading) -> int | None:
-    """How many pages a file has; None for a picture by itself. Raises PageError."""
-    from mlx_chandra.documents import frames, pdf
+    """Return how many pages a file has; None for a picture by itself. Raises PageError."""
+    with closing(open_paged(path, reading)) as file:
+        return file.count()
+
+
+def open_paged(path: str, reading: Reading) -> "PdfFile | FrameFile":
+    """Open a file that may have several pages, by its first bytes. Raises PageError."""
+    from mlx_chandra.documents.frames import FrameFile
+    from mlx_chandra.documents.pdf import SEARCHED, PdfFile, is_pdf
 
     with image_files.open_regular(path) as file:
-        start = _beginning(file)
-        if pdf.is_pdf(start):
-            return pdf.page_count(file, reading.password)
-        if frames.is_tiff(start):
-            found = frames.tiff_pages(file)
-            return None if found in ([], [0]) else len(found)
-        if frames.is_gif(start):
-            count = frames.gif_frames(file, reading.max_pixels)
-            return None if count == 1 else count
-    return None
-
-
-def _beginning(file: BinaryIO) -> bytes:
-    start = file.read(1024)  # a PDF may begin anywhere in it
-    file.seek(0)
-    return start
+        start = file.read(SEARCHED)
+    if is_pdf(start):
+        return PdfFile(path, reading.password, reading.max_pixels)
+    return FrameFile(path, reading.max_pixels)

@@ -1,12 +1,7 @@
-"""Draws PDF pages with PDFium: how many there are, and one page at a time as a picture.
+"""Draws PDF pages with PDFium, at 192 dpi or more, as the authors' client does (`chandra.input`).
 
-PDFium may be called from one thread at a time only, in the whole process. So every call of it is made here
-under one lock. When the program ends, the lock is taken for good, so that no thread is in the library when
-it is taken down. PDFium's objects are closed by hand, because Python's garbage collector would close them at
-any time and on any thread.
-
-The resolution is that of the authors' own client (`chandra.input.load_pdf_images`): 192 dpi, and more where
-the shorter side would have less than 1024 pixels. Annotations and form fields are drawn.
+PDFium may be called from one thread at a time in the whole process, so every call of it is under one lock.
+Its objects are closed by hand, because Python's garbage collector would close them on any thread.
 """
 
 import atexit
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
 DPI = 192
 SHORT_SIDE = 1024  # pixels, at least
 _POINTS_PER_INCH = 72
-_SEARCHED = 1024  # bytes at a file's start in which a PDF may begin
+SEARCHED = 1024  # bytes at a file's start in which a PDF may begin
 
 SECONDS_TO_LEAVE = 10.0  # for a page that is being drawn when the program ends
 
@@ -37,13 +32,7 @@ _PDFIUM = threading.Lock()
 
 def is_pdf(start: bytes) -> bool:
     """Whether a file that begins with these bytes is a PDF."""
-    return b"%PDF-" in start[:_SEARCHED]
-
-
-def page_count(file: BinaryIO, password: str | None = None) -> int:
-    """How many pages a PDF has, at least one. Raises PageError as `PdfFile`."""
-    with _pdfium() as pdfium, closing(_loaded(pdfium, file, password)) as document:
-        return len(document)
+    return b"%PDF-" in start[:SEARCHED]
 
 
 class PdfFile:
@@ -64,13 +53,18 @@ class PdfFile:
             self._file.close()
             raise
 
+    def count(self) -> int:
+        """Return how many pages it has, at least one."""
+        with _pdfium():
+            return len(self._document)
+
     def page(self, number: int) -> "Image":
-        """Page `number`, counted from 1, as an RGB picture. Raises PageError: `unreadable` or `too-large`."""
+        """Return page `number`, counted from 1, in mode RGB. Raises PageError: `unreadable`, `too-large`."""
         with _pdfium() as pdfium, _damage(pdfium), closing(self._document[number - 1]) as page:
             return _drawn(pdfium, page, self._max_pixels)
 
     def shape(self, number: int) -> tuple[int, int]:
-        """Height and width in pixels that page `number` will have, without drawing it. Raises PageError."""
+        """Return height and width that page `number` will have in pixels. Raises PageError."""
         with _pdfium() as pdfium, _damage(pdfium):
             width, height = self._document.get_page_size(number - 1)
         _, across, down = _resolution(width, height, self._max_pixels)
@@ -93,7 +87,7 @@ def _pdfium() -> Iterator[Any]:
 
 @cache
 def _end_behind_the_lock() -> None:
-    """Takes the lock at exit before the library does anything there.
+    """Take the lock at exit before the library does anything there.
 
     Functions run at exit in the reverse order of their registration. Importing the library and opening a
     document both register some, so this is called with a document open.
@@ -102,7 +96,7 @@ def _end_behind_the_lock() -> None:
 
 
 def _hold_the_lock() -> None:
-    """Takes the lock for good. Ends the program where a page is drawn without end."""
+    """Take the lock for good. End the program where a page is drawn without end."""
     with suppress(KeyboardInterrupt):
         if _PDFIUM.acquire(timeout=SECONDS_TO_LEAVE):
             return
@@ -112,7 +106,7 @@ def _hold_the_lock() -> None:
 
 
 def _loaded(pdfium: Any, file: BinaryIO, password: str | None) -> Any:
-    """PDFium's document, which reads the file as it needs it. Loaded, used and closed under the lock."""
+    """Return PDFium's document, which reads the file as it needs it. Under the lock, like all its uses."""
     raw = pdfium.raw
     raw.FPDF_LoadDocument(b"", None)  # fails: a PDF without pages leaves the error that was there before
     try:
@@ -162,9 +156,9 @@ def _drawn(pdfium: Any, page: Any, max_pixels: int) -> "Image":
 
 
 def _resolution(width: float, height: float, max_pixels: int) -> tuple[float, int, int]:
-    """By how much a page is drawn larger than its points, and the pixels that it has then, across and down.
+    """Return the scale to draw a page at, and its pixels across and down. Raises PageError.
 
-    Width and height are those of the page as it stands upright. Raises PageError.
+    Width and height are in points, of the page as it stands upright.
     """
     if min(width, height) <= 0:
         raise PageError("unreadable", "the PDF is damaged: this page has no size")

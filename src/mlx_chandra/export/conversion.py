@@ -34,14 +34,11 @@ _MOST_PIXELS = 4  # of a page's figures together, as a multiple of the page's ow
 
 @dataclass(frozen=True)
 class ConvertedPage:
-    """What a page's text was turned into.
+    """What a page's text was turned into; all HTML in it is sanitised.
 
     Attributes:
         size: The page picture's; None where there is no picture to be had.
-        blocks: All of them, whatever the choices; their content is sanitised.
-        html: Sanitised.
-        markdown: With HTML, sanitised, for tables and the like.
-        text: The words alone.
+        blocks: All of them, whatever the choices.
         pictures: The file names of the figures that were cut out.
         problems: What couldn't be done, in sentences.
         is_plain: The page couldn't be converted, and is written as its text without tags.
@@ -60,15 +57,9 @@ class ConvertedPage:
 def convert(page: PageResult, choices: Choices, open_page: OpenPage, save: SaveFigure) -> ConvertedPage:
     """Convert one page.
 
-    Args:
-        page: What came out for it.
-        choices: What is left in.
-        open_page: Gives the page's picture. Called for figures, and where the size isn't known; what it
-            raises becomes one of the page's problems.
-        save: Keeps each figure as it is cut out.
-
-    Raises:
-        MlxChandraError: chandra-ocr can't be imported, or `save` raises it.
+    `open_page` is called for figures, and where the size isn't known; what it raises becomes one of the
+    page's problems. `save` keeps each figure as it is cut out. Raises MlxChandraError where chandra-ocr can't
+    be imported, or `save` raises it.
     """
     if not page.text.strip():
         return ConvertedPage(page.size)
@@ -150,20 +141,15 @@ def _cut_out(
         try:
             figure = _webp(image, block.bbox)
         except (OSError, ValueError, MemoryError):  # a box without pixels; longer than WebP allows
-            problems.append(f"Block {place}, a picture, couldn't be cut out: its box is {_said(block.bbox)}.")
+            said = " ".join(f"{corner:g}" for corner in block.bbox or ()) or "missing"
+            problems.append(f"Block {place}, a picture, couldn't be cut out: its box is {said}.")
             continue
         names[place] = save(package().get_image_name(answer.html, place), figure)
     return names
 
 
 def _pixels(box: Box | None) -> int:
-    if box is None:
-        return 0
-    return int(max(box.right - box.left, 0) * max(box.bottom - box.top, 0))
-
-
-def _said(box: Box | None) -> str:
-    return "missing" if box is None else " ".join(f"{corner:g}" for corner in box)
+    return int(max(box.right - box.left, 0) * max(box.bottom - box.top, 0)) if box else 0
 
 
 def _webp(image: "Image", box: Box | None) -> bytes:

@@ -1,19 +1,17 @@
-"""Documents' folders: the name of each, and what its metadata says of the files in it.
+"""Names documents' folders, and reads what their metadata says of the files in them.
 
-A document's folder has the stem of the document's name. Where another document or something foreign has that
-name, digits of the hash of the document's path follow it. Which document a folder belongs to is said by
-`source` in its `<name>_metadata.json`; so a document keeps its folder whatever it would be called today.
+A folder has the stem of its document's name, with digits of the hash of the document's path where that is
+taken. `source` in its metadata says whose it is, so a document keeps its folder.
 """
 
 import hashlib
 import json
 import os
 import threading
-import unicodedata
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from mlx_chandra.files.disk import PART_END, PART_START
-from mlx_chandra.files.paths import shown_path
+from mlx_chandra.files.paths import folded, shown_path
 
 _LONGEST = 200  # bytes of a folder's name; the files in it have some more
 _DIGITS = (8, 32, 64)
@@ -34,11 +32,6 @@ def read_metadata(folder: str, name: str) -> Mapping[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def is_there(folder: str, name: str) -> bool:
-    """Return whether a document's folder of this name has its metadata."""
-    return os.path.exists(os.path.join(folder, name, metadata_name(name)))
-
-
 def file_names(metadata: Mapping[str, object]) -> list[str]:
     """Return the files that the metadata lists, without what is no name of a file in its own folder."""
     files = metadata.get("files")
@@ -46,20 +39,16 @@ def file_names(metadata: Mapping[str, object]) -> list[str]:
     return [n for n in names if isinstance(n, str) and n == os.path.basename(n) and n not in ("", ".", "..")]
 
 
-def stored_digest(source: str, text_stem: str, how: str, folder: str) -> str | None:
-    """Return the digest of the pages that a document's files were made of.
+def stored_digest(source: str, name: str, how: str, folder: str) -> str | None:
+    """Return the digest of the pages that the files in a document's folder `name` were made of.
 
-    None where they aren't complete, were made in another way than `how`, or are missing.
+    None where they aren't the document's or complete, were made in another way than `how`, or are missing.
     """
-    name = _own_name(folder, shown_path(source), text_stem)
-    if name is None:
-        return None
     metadata = read_metadata(folder, name)
     files = file_names(metadata)
-    if (metadata.get("complete"), metadata.get("how"), metadata.get("files")) != (True, how, files):
-        return None
+    stamp = [metadata.get(key) for key in ("source", "complete", "how", "files")]
     there = all(os.path.exists(os.path.join(folder, name, file)) for file in files)
-    return str(metadata.get("digest")) if there else None
+    return str(metadata.get("digest")) if there and stamp == [shown_path(source), True, how, files] else None
 
 
 class Folders:
@@ -73,44 +62,31 @@ class Folders:
         self._on_disk = _listing(folder)  # names by their folded form
 
     def name_of(self, source: str, text_stem: str) -> str:
-        """Return the name of a document's folder; the first to ask for a name gets it.
-
-        Args:
-            source: Full path of its file.
-            text_stem: What the folder is called if nothing else is.
-        """
+        """Return the name of the folder of the document with this full path; the first to ask gets a name."""
         shown = shown_path(source)
         with self._mutex:
             if shown not in self._names:
-                own = _own_name(self._folder, shown, text_stem, self._on_disk)
-                name = own or self._free_name(shown, text_stem)
-                self._names[shown] = name
-                self._taken.add(_folded(name))
+                names = list(_candidates(shown, text_stem))
+                free = next((name for name in names if self._is_free(name)), names[-1])
+                self._names[shown] = name = self._own_name(shown, text_stem) or free
+                self._taken.add(folded(name))
             return self._names[shown]
 
-    def _free_name(self, shown: str, text_stem: str) -> str:
-        names = list(_candidates(shown, text_stem))
-        return next((name for name in names if self._is_free(name)), names[-1])
+    def _own_name(self, shown: str, text_stem: str) -> str | None:
+        """Return the name of the folder that the document has already, under any of its stems."""
+        base = os.path.basename(shown)
+        for stem in dict.fromkeys((text_stem, os.path.splitext(base)[0], base)):
+            for name in _candidates(shown, stem):
+                there = folded(name) in self._on_disk
+                if there and read_metadata(self._folder, name).get("source") == shown:
+                    return name
+        return None
 
     def _is_free(self, name: str) -> bool:
-        folded = _folded(name)
-        return folded not in self._taken and all(
-            _is_unused(os.path.join(self._folder, there)) for there in (name, self._on_disk.get(folded, name))
+        key = folded(name)
+        return key not in self._taken and all(
+            _is_unused(os.path.join(self._folder, there)) for there in (name, self._on_disk.get(key, name))
         )
-
-
-def _own_name(folder: str, shown: str, text_stem: str, on_disk: Container[str] | None = None) -> str | None:
-    """Return the name of the folder that the document has already, under any of its stems.
-
-    `on_disk` are the folded names that are worth a look, where they have been listed.
-    """
-    base = os.path.basename(shown)
-    for stem in dict.fromkeys((text_stem, os.path.splitext(base)[0], base)):
-        for name in _candidates(shown, stem):
-            listed = on_disk is None or _folded(name) in on_disk
-            if listed and read_metadata(folder, name).get("source") == shown:
-                return name
-    return None
 
 
 def _candidates(shown: str, text_stem: str) -> Iterator[str]:
@@ -137,11 +113,6 @@ def _is_unused(path: str) -> bool:
 
 def _listing(folder: str) -> Mapping[str, str]:
     try:
-        return {_folded(name): name for name in os.listdir(folder)}
+        return {folded(name): name for name in os.listdir(folder)}
     except OSError:  # there is none yet; writing says what else may be wrong
         return {}
-
-
-def _folded(name: str) -> str:
-    """Return the name as a file system that ignores letter case would compare it."""
-    return unicodedata.normalize("NFC", name).casefold()

@@ -1,14 +1,14 @@
 """A document's files, each written page by page."""
 
-import contextlib
 import json
 import os
-from collections.abc import Callable
-from typing import IO, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import IO
 
 from mlx_chandra.errors import PageState
 from mlx_chandra.export.conversion import ConvertedPage
-from mlx_chandra.export.records import PageRecord, page_record
+from mlx_chandra.export.records import Record
 from mlx_chandra.export.settings import Format
 from mlx_chandra.files.disk import cleaned
 
@@ -19,92 +19,65 @@ ENDINGS = {
     Format.TEXT: ".txt",
     Format.PARQUET: ".parquet",
 }
+AddPage = Callable[[Record, ConvertedPage], None]
 
 _HTML_START = '<meta charset="utf-8">\n'  # so that a browser doesn't have to guess
-
-
-class FormatWriter(Protocol):
-    """Writes one file of a document."""
-
-    def add(self, page: PageRecord) -> None:
-        """Write what the file has of a page."""
-
-    def end(self) -> None:
-        """Write what comes after all pages."""
+_BETWEEN = {Format.HTML: "\n", Format.MARKDOWN: "\n\n", Format.TEXT: "\f"}  # as between sheets of paper
+_MARKS = {Format.HTML: "\n\n<!-- Page {1} -->\n\n", Format.MARKDOWN: "\n\n{0}" + "-" * 48 + "\n\n"}
 
 
 def format_writer(
-    form: Format, file: IO[bytes], source: str, paginate: bool, stack: contextlib.ExitStack
-) -> FormatWriter:
-    """Return what writes a file of this format; `stack` closes it. `source` is the document's shown path."""
-    if form is Format.JSON:
-        return _Json(file, source)
-    if form is Format.PARQUET:
-        from mlx_chandra.export.parquet import Blocks
+    form: Format, file: IO[bytes], source: str, paginate: bool
+) -> AbstractContextManager[AddPage]:
+    """Return what writes a document's pages in this format; on leaving, it writes what comes after them.
 
-        return stack.enter_context(contextlib.closing(Blocks(file, source)))
-    if form is Format.TEXT:  # a form feed stands between pages, as between sheets of paper
-        return _Joined(file, lambda page: f"{page.text}\n", lambda number: "\f")
-    if form is Format.HTML:
-        file.write(_HTML_START.encode())
-        if paginate:
-            return _Joined(file, lambda page: page.html, lambda number: f"\n\n<!-- Page {number + 1} -->\n\n")
-        return _Joined(file, lambda page: page.html, lambda number: "\n", with_empty=False)
-    if paginate:
-        return _Joined(file, lambda page: page.markdown, lambda number: f"\n\n{number}{'-' * 48}\n\n")
-    return _Joined(file, lambda page: page.markdown, lambda number: "\n\n", with_empty=False)
-
-
-class _Joined:
-    """Writes a part of each page, with something between two of them.
-
-    Args:
-        part: A page's part.
-        between: What comes after so many pages.
-        with_empty: Count pages whose part is empty; else they leave nothing behind.
+    `source` is the document's shown path, `paginate` marks in HTML and Markdown where a page begins.
     """
+    if form is Format.JSON:
+        return _json(file, source)
+    if form is Format.PARQUET:
+        from mlx_chandra.export.parquet import block_rows
 
-    def __init__(
-        self,
-        file: IO[bytes],
-        part: Callable[[ConvertedPage], str],
-        between: Callable[[int], str],
-        with_empty: bool = True,
-    ) -> None:
-        self._file, self._part, self._between, self._with_empty = file, part, between, with_empty
-        self._pages = 0
-
-    def add(self, page: PageRecord) -> None:
-        part = self._part(page.converted)
-        if part or self._with_empty:
-            before = self._between(self._pages) if self._pages else ""
-            self._file.write(cleaned(before + part).encode())
-            self._pages += 1
-
-    def end(self) -> None:
-        """Nothing is left to write."""
+        return block_rows(file, source)
+    return _joined(form, file, paginate)
 
 
-class _Json:
-    """Writes every block of every page; the numbers of pages come behind them."""
+@contextmanager
+def _joined(form: Format, file: IO[bytes], paginate: bool) -> Iterator[AddPage]:
+    between = _MARKS.get(form, _BETWEEN[form]) if paginate else _BETWEEN[form]
+    counts_empty = paginate or form is Format.TEXT
+    pages = 0
 
-    def __init__(self, file: IO[bytes], source: str) -> None:
-        self._file = file
-        self._pages = self._failed = 0
-        start = json_text({"file_name": os.path.basename(source), "source": source})
-        self._write(start.removesuffix("\n}") + ',\n  "pages": [')
+    def add(record: Record, page: ConvertedPage) -> None:
+        nonlocal pages
+        part = {Format.HTML: page.html, Format.MARKDOWN: page.markdown, Format.TEXT: f"{page.text}\n"}[form]
+        if part or counts_empty:
+            _write(file, (between.format(pages, pages + 1) if pages else "") + part)
+            pages += 1
 
-    def add(self, page: PageRecord) -> None:
-        self._write("," * bool(self._pages) + f"\n{json_text(page_record(page))}".replace("\n", "\n    "))
-        self._pages += 1
-        self._failed += page.result.state is not PageState.OK
+    _write(file, _HTML_START if form is Format.HTML else "")
+    yield add
 
-    def end(self) -> None:
-        counts = json_text({"num_pages": self._pages, "num_failed_pages": self._failed})
-        self._write("\n  ]," + counts.removeprefix("{") + "\n")
 
-    def _write(self, text: str) -> None:
-        self._file.write(cleaned(text).encode())
+@contextmanager
+def _json(file: IO[bytes], source: str) -> Iterator[AddPage]:
+    pages = failed = 0
+
+    def add(record: Record, page: ConvertedPage) -> None:
+        nonlocal pages, failed
+        _write(file, "," * bool(pages) + f"\n{json_text(record)}".replace("\n", "\n    "))
+        pages += 1
+        failed += record["status"] != PageState.OK.status
+
+    start = json_text({"file_name": os.path.basename(source), "source": source})
+    _write(file, start.removesuffix("\n}") + ',\n  "pages": [')
+    yield add
+    counts = json_text({"num_pages": pages, "num_failed_pages": failed})
+    _write(file, "\n  ]," + counts.removeprefix("{") + "\n")
+
+
+def _write(file: IO[bytes], text: str) -> None:
+    file.write(cleaned(text).encode())
 
 
 def json_text(record: object) -> str:

@@ -1,16 +1,12 @@
-"""A model's answer as layout blocks with boxes, in the one form that the authors' package reads.
+"""Brings a model's answer into the form that chandra-ocr reads: divs at the top, boxes of whole numbers.
 
-Chandra 2 gives boxes as `data-bbox="x0 y0 x1 y1"`, normalised to 0-1000; Chandra 1 as `[x0, y0, x1, y1]`,
-normalised to 0-1024. The package, chandra-ocr, reads whole numbers with single spaces between them, and
-blocks that are divs at the top of the answer; it passes over everything else. So here boxes are rewritten
-where they have another form, and what stands outside of all divs gets one of its own. An answer that needs
-neither is handed on letter for letter: the package names the pictures on a page by a hash of it.
+Chandra 2 gives boxes as `x0 y0 x1 y1` of 0-1000, Chandra 1 as `[x0, y0, x1, y1]` of 0-1024. An answer that is
+right already stays letter for letter, because the package names the pictures on a page by a hash of it.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlx_chandra.errors import MlxChandraError
@@ -45,13 +41,12 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that the package reads.
+    """An answer that the package reads: its blocks, each a div at the top.
 
     Attributes:
-        html: Its blocks, each a div at the top.
         scale: What its boxes are normalised to.
-        boxes: Each block's box as fractions of the page, between 0 and 1; None where the model gave none.
-            The package's blocks of this answer have the same order.
+        boxes: Each block's box as fractions of the page, in the order of the package's blocks; None where the
+            model gave none.
         depth: How many tags stand in one another at its deepest place.
     """
 
@@ -83,9 +78,7 @@ class Block:
 def read_answer(text: str, scale: int | None) -> Answer:
     """Bring a model's answer into the form that the package reads.
 
-    Args:
-        text: What the model said.
-        scale: What its boxes are normalised to, where that is known; otherwise their form tells.
+    `scale` is what its boxes are normalised to, where that is known; otherwise their form tells.
     """
     from bs4 import BeautifulSoup
 
@@ -108,32 +101,19 @@ def read_answer(text: str, scale: int | None) -> Answer:
 
 def blocks_of(answer: Answer, size: Size | None) -> tuple[Block, ...]:
     """Return the page's blocks as the package finds them. `size` is the page picture's, where it is known."""
-    chunks = package().parse_chunks(answer.html, _Sized(size or (1, 1)), bbox_scale=answer.scale)
+    picture = SimpleNamespace(size=size or (1, 1))  # the package asks it for no more
+    chunks = package().parse_chunks(answer.html, picture, bbox_scale=answer.scale)
     blocks = []
     for chunk, fractions in zip(chunks, answer.boxes, strict=True):
-        box = None if size is None or fractions is None else _within(chunk["bbox"], size)
+        box = None
+        if size and fractions:
+            box = Box(*(min(max(at, 0), most) for at, most in zip(chunk["bbox"], size * 2, strict=True)))
         blocks.append(Block(str(chunk["label"]), box, fractions, str(chunk["content"])))
     return tuple(blocks)
 
 
-@dataclass(frozen=True)
-class _Sized:
-    """Stands for a page picture where the package asks it for no more than its size."""
-
-    size: Size
-
-
-def _within(corners: Sequence[int], size: Size) -> Box:
-    """Return the box with each corner on the page."""
-    return Box(*(min(max(at, 0), most) for at, most in zip(corners, size * 2, strict=True)))
-
-
 def package() -> ModuleType:
-    """Return the module of chandra-ocr that converts answers; it needs neither torch nor transformers.
-
-    Raises:
-        MlxChandraError: It can't be imported.
-    """
+    """Return the module of chandra-ocr that converts answers. Raises MlxChandraError where there is none."""
     try:
         import chandra.output
     except Exception as error:  # its settings are read when it is imported, and may be refused

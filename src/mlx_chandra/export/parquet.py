@@ -6,18 +6,17 @@ with the extra `parquet` and is imported when the first file is made.
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO
 
 from mlx_chandra.errors import MlxChandraError
-from mlx_chandra.export.layout import Block
 from mlx_chandra.export.plain_text import plain_text
-from mlx_chandra.export.records import PageRecord, reading_record
+from mlx_chandra.export.records import Record
 
 _ROW_GROUP = 2000  # rows that are kept until they are written together
 _SIDES = ("left", "top", "right", "bottom")
 _FRACTIONS = tuple(f"{side}_fraction" for side in _SIDES)
-_NO_BOX = (None,) * len(_SIDES)
 COLUMNS = {
     **dict.fromkeys(("file_name", "source"), "string"),
     "page": "int32",
@@ -42,56 +41,42 @@ def check_parquet() -> None:
         )
 
 
-class Blocks:
-    """Writes a Parquet file with a document's blocks, some thousand rows at a time."""
+@contextmanager
+def block_rows(file: IO[bytes], source: str) -> Iterator[Callable[[Record, object], None]]:
+    """Write a Parquet file with a document's blocks, some thousand rows at a time; yield what adds a page."""
+    import pyarrow
+    from pyarrow import parquet
 
-    def __init__(self, file: IO[bytes], source: str) -> None:
-        import pyarrow
-        from pyarrow import parquet
+    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+    rows: list[Record] = []
 
-        self._schema = pyarrow.schema(
-            [(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()]
-        )
-        self._writer = parquet.ParquetWriter(file, self._schema)
-        self._source = source
-        self._rows: list[dict[str, object]] = []
+    def flush() -> None:
+        writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+        rows.clear()
 
-    def add(self, page: PageRecord) -> None:
-        self._rows.extend(_rows(self._source, page))
-        if len(self._rows) >= _ROW_GROUP:
-            self._write()
+    def add(page: Record, converted: object) -> None:
+        rows.extend(_rows(source, page))
+        if len(rows) >= _ROW_GROUP:
+            flush()
 
-    def end(self) -> None:
-        self._write()
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file. What was not written is left out."""
-        self._writer.close()
-
-    def _write(self) -> None:
-        import pyarrow
-
-        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
+    with parquet.ParquetWriter(file, schema) as writer:
+        yield add
+        flush()
 
 
-def _rows(source: str, page: PageRecord) -> Iterator[dict[str, object]]:
-    read = {name: value for name, value in reading_record(page).items() if name in COLUMNS}
-    about: dict[str, object] = {"file_name": os.path.basename(source), "source": source, **read}
-    if not page.converted.blocks:
+def _rows(source: str, page: Record) -> Iterator[Record]:
+    read = {name: value for name, value in page.items() if name in COLUMNS}
+    about = {"file_name": os.path.basename(source), "source": source, **read}
+    if not page["blocks"]:
         yield about
-    for place, block in enumerate(page.converted.blocks):
-        yield about | _block(place, block)
-
-
-def _block(place: int, block: Block) -> dict[str, object]:
-    return {
-        "block": place,
-        "label": block.label,
-        **dict(zip(_SIDES, block.bbox or _NO_BOX, strict=True)),
-        **dict(zip(_FRACTIONS, block.bbox_fractions or _NO_BOX, strict=True)),
-        "content": block.content,
-        "text": plain_text(block.content),
-        "image": block.image,
-    }
+    for place, block in enumerate(page["blocks"]):
+        yield {
+            **about,
+            "block": place,
+            "label": block["label"],
+            **dict(zip(_SIDES, block["bbox"] or (), strict=False)),
+            **dict(zip(_FRACTIONS, block["bbox_fractions"] or (), strict=False)),
+            "content": block["content"],
+            "text": plain_text(block["content"]),
+            "image": block["image"],
+        }

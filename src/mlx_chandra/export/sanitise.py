@@ -1,9 +1,7 @@
-"""HTML that a browser may be given: what a page can hold, and nothing that acts.
+"""Keeps of a page's HTML what a page can hold, and nothing that acts.
 
-A page picture can make the model say anything, `<script>` and `onerror` included. nh3 parses the HTML as a
-browser does and keeps the tags and attributes that Chandra's prompt allows, with those that come close to
-them. Of a tag that isn't kept, the text in it stays, and is only text then. Pictures keep their source where
-it is one that was cut out of the page: any other would be fetched from wherever the page says.
+A page picture can make the model say anything, `<script>` and `onerror` included. nh3 keeps the tags and
+attributes that Chandra's prompt allows, and what comes close to them; of other tags, the text in them stays.
 """
 
 from collections.abc import Collection
@@ -32,11 +30,9 @@ LINKS = frozenset({"http", "https", "mailto", "tel"})
 
 
 def sanitised(html: str, pictures: Collection[str] = ()) -> str:
-    """The HTML without what a browser would run, fetch or send.
+    """Return the HTML without what a browser would run, fetch or send.
 
-    Args:
-        html: A part of a page's HTML.
-        pictures: File names that the `src` of an `<img>` may name; any other is left out.
+    `pictures` are the file names that the `src` of an `<img>` may name; any other is left out.
     """
     import nh3
 

@@ -16,32 +16,20 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Choices:
-    """What of a page goes into HTML, Markdown and text.
+    """What of a page goes into HTML, Markdown and text."""
 
-    Attributes:
-        headers: Page headers and footers.
-        pictures: Figures and images, which are then also cut out of the page.
-    """
-
-    headers: bool = False
-    pictures: bool = True
+    headers: bool = False  # and footers
+    pictures: bool = True  # which are then also cut out of the page
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What documents are made into.
+    """What documents are made into."""
 
-    Attributes:
-        folder: Where the documents' folders go.
-        formats: Which files each of them gets.
-        choices: What of a page is left in.
-        paginate: Mark in HTML and Markdown where a page begins.
-    """
-
-    folder: str
+    folder: str  # where the documents' folders go
     formats: frozenset[Format]
     choices: Choices = Choices()
-    paginate: bool = False
+    paginate: bool = False  # mark in HTML and Markdown where a page begins
 
     @property
     def how(self) -> str:
@@ -51,7 +39,7 @@ class ExportSettings:
         return ",".join(word for word in words if word)
 
     def check_packages(self) -> None:
-        """Raises MlxChandraError where a package that makes the files is missing."""
+        """Raise MlxChandraError where a package that makes the files is missing."""
         from mlx_chandra.export.layout import package
         from mlx_chandra.export.parquet import check_parquet
 

@@ -1,22 +1,17 @@
-"""Exports many documents: `Exports` one after the other, `Exporter` on a thread of its own beside a run.
-
-Documents are exported from the stored results of their pages, so at any time. Those whose files were made of
-these results in this way are passed over. Somebody may take folders away meanwhile: at the end it is counted
-what is gone.
-"""
+"""Exports many documents: `Exports` one after the other, `Exporter` on a thread of its own beside a run."""
 
 import errno
 import fcntl
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from mlx_chandra.documents.page import Document, PageResult
 from mlx_chandra.errors import DiskFullError, MlxChandraError, OutputBusyError, OutputError
 from mlx_chandra.export.conversion import OpenPage
 from mlx_chandra.export.document import Exported, export_document
-from mlx_chandra.export.folders import Folders, is_there, stored_digest
+from mlx_chandra.export.folders import Folders, metadata_name, stored_digest
 from mlx_chandra.export.records import digest_of
 from mlx_chandra.export.settings import ExportSettings
 from mlx_chandra.files.disk import disk_errors
@@ -26,26 +21,21 @@ PagesOf = Callable[[str], Iterable[PageResult]]  # a document's path -> its resu
 
 
 class Exports:
-    """Exports documents into one folder, which it locks until it is closed.
+    """Exports documents from the stored results of their pages into one folder, locked until it is closed.
 
-    Attributes:
-        written: Documents whose files were written.
-        current: Documents whose files were up to date.
-        failed: Documents whose files couldn't be written, or were taken away.
-        first_error: Why the first of these couldn't.
-        plain: Pages that were written as plain text, as the results name them.
+    Passes over documents whose files were made of these results in this way.
 
-    Raises (when it is made): OutputBusyError when another run writes to the folder; OutputError when there
-    can't be one.
+    Raises (when it is made):
+        OutputBusyError: Another run writes to the folder.
+        OutputError: There can't be a folder.
     """
 
     def __init__(self, settings: ExportSettings, pages_of: PagesOf, open_page: OpenPage) -> None:
-        self.written = self.current = self.failed = 0
-        self.first_error: OutputError | None = None
-        self.plain: list[str] = []
+        self.written = self.current = self.failed = 0  # documents
+        self.first_error: OutputError | None = None  # why the first of the failed couldn't be written
+        self.plain: list[str] = []  # paths of pages that were written as plain text
         self._settings, self._pages_of, self._open_page = settings, pages_of, open_page
-        self._wrote: list[str] = []  # names of the folders that were written
-        self._found: list[str] = []  # and of those that were current
+        self._names: dict[str, bool] = {}  # of the folders, and whether they were written by this run
         self._lock = _locked(settings.folder)
         self._folders = Folders(settings.folder)
 
@@ -56,17 +46,19 @@ class Exports:
     def export(self, document: Document) -> Exported | OutputError | None:
         """Export one document; return what became of it, None where its files are current.
 
-        An error that only concerns this document is counted and returned.
-
-        Raises:
-            DiskFullError: There is no room for more.
+        Counts and returns an error that only concerns this document. Raises DiskFullError.
         """
         try:
             return self._export(document)
         except DiskFullError:
             raise
-        except Exception as error:
-            return self._failure(document, error)
+        except Exception as problem:
+            what = problem if isinstance(problem, MlxChandraError) else f"{type(problem).__name__}: {problem}"
+            said = f"The files of {shown_path(document.path)} can't be made: {what}."
+            error = problem if isinstance(problem, OutputError) else OutputError(said)
+            self.failed += 1
+            self.first_error = self.first_error or error
+            return error
 
     def close(self) -> None:
         """Let others write to the folder."""
@@ -76,53 +68,35 @@ class Exports:
 
     def count_missing(self) -> None:
         """Count documents as failed whose files were taken away after all."""
-        gone = self._missing(self._wrote)
-        self.written -= gone
-        gone += self._missing(self._found)
-        if gone:
-            self.failed += gone
-            place = self._settings.folder
-            documents = "a document" if gone == 1 else f"{gone:,} documents"
+        place = self._settings.folder
+        gone = [n for n in self._names if not os.path.exists(os.path.join(place, n, metadata_name(n)))]
+        self.written -= sum(self._names[name] for name in gone)
+        self.failed += len(gone)
+        if gone and self.first_error is None:
+            documents = "a document" if len(gone) == 1 else f"{len(gone):,} documents"
             said = f"While the run went on, the files of {documents} were taken out of {place}."
-            self.first_error = self.first_error or OutputError(said)
-
-    def _missing(self, names: Sequence[str]) -> int:
-        return sum(not is_there(self._settings.folder, name) for name in names)
+            self.first_error = OutputError(said)
 
     def _export(self, document: Document) -> Exported | None:
         path, stem, settings = document.path, document.text_stem, self._settings
         name = self._folders.name_of(path, stem)
-        stored = stored_digest(path, stem, settings.how, settings.folder)
+        stored = stored_digest(path, name, settings.how, settings.folder)
         if stored is not None and stored == digest_of(self._pages_of(path)):
             self.current += 1
-            self._found.append(name)
+            self._names[name] = False
             return None
         pages = self._pages_of(path)
         exported = export_document(path, stem, pages, settings, self._open_page, self._folders)
         self.written += 1
         self.plain += exported.plain
-        self._wrote.append(name)
+        self._names[name] = True
         return exported
-
-    def _failure(self, document: Document, error: Exception) -> OutputError:
-        if not isinstance(error, OutputError):
-            what = error if isinstance(error, MlxChandraError) else f"{type(error).__name__}: {error}"
-            error = OutputError(f"The files of {shown_path(document.path)} can't be made: {what}.")
-        self.failed += 1
-        self.first_error = self.first_error or error
-        return error
 
 
 class Exporter:
-    """Exports documents on a thread of its own, as they are put.
+    """Exports documents on a thread of its own, as they are put. Can be used by several threads.
 
-    Can be used by several threads.
-
-    Args:
-        settings: What documents are made into.
-        pages_of: Gives the stored results of a document.
-        open_page: Gives the picture of a page. Raises PageError.
-        stop: When it is set, no more documents are begun.
+    Begins no more documents when `stop` is set. `exports` has the counts.
     """
 
     def __init__(
@@ -155,12 +129,9 @@ class Exporter:
             raise self._error
 
     def close(self, drop: bool = False) -> None:
-        """Return when all documents that were put are exported.
+        """Return when all documents that were put are exported; with `drop`, begin no more of them.
 
-        Args:
-            drop: Begin no more of them, because the run ends with an error.
-
-        Raises: as `check`.
+        Raises as `check`, without `drop`.
         """
         self._drop = drop
         self._waiting.put(None)
@@ -182,10 +153,7 @@ class Exporter:
 
 
 def _locked(folder: str) -> int | None:
-    """Make the folder and lock it; return the number of the open folder, which holds the lock.
-
-    None where the file system knows no locks. Raises OutputBusyError, or OutputError.
-    """
+    """Make the folder and lock it; return its file descriptor, None where the file system has no locks."""
     with disk_errors(folder):
         os.makedirs(folder, exist_ok=True)
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

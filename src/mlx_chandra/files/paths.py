@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 _ESCAPED_BYTES = re.compile(rb"\\x([0-9a-f]{2})")
@@ -17,6 +18,11 @@ def shown_path(path: str) -> str:
         return path
     escaped = _ESCAPE.sub(r"\\x5cx\1", path)
     return "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in escaped)
+
+
+def folded(name: str) -> str:
+    """Return the name as a file system that ignores letter case would compare it."""
+    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
 def real_path(shown: str) -> str:

@@ -5,15 +5,12 @@ Reads the form that Chandra 1 was published in (`rope_theta`, `rope_scaling`) an
 Tokenizer and image settings are read in `processing`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlx_chandra.errors import CheckpointError
-
-Json = Mapping[str, Any]
+from mlx_chandra.files.json_file import Json, JsonFile
 
 SUPPORTED_MODEL_TYPES = ("qwen3_vl",)
 
@@ -90,63 +87,6 @@ class ModelConfig:
     quantization: Quantization | None
 
 
-class _Section:
-    """One JSON object of the file, so that a key that is missing or wrong can be named with its place."""
-
-    def __init__(self, path: Path, name: str, values: Json) -> None:
-        self.path, self.name, self.values = path, name, values
-
-    def get(self, key: str, default: Any = None) -> Any:
-        value = self.values.get(key)
-        return default if value is None else value
-
-    def need(self, key: str) -> Any:
-        value = self.values.get(key)
-        if value is None:
-            raise CheckpointError(
-                f"{self.path}: the key {self._place(key)} is missing.",
-                "Is this the config.json of a Chandra model?",
-            )
-        return value
-
-    def count(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number; needed where there is no default."""
-        value = self.need(key) if default is None else self.get(key, default)
-        if not _is_count(value, least):
-            raise self._wrong(key, f"a whole number from {least} up", value)
-        return int(value)
-
-    def counts(self, key: str) -> tuple[int, ...]:
-        """Whole numbers from 0 up; none where the key is missing."""
-        values = self.get(key, [])
-        if not isinstance(values, list) or not all(_is_count(value, 0) for value in values):
-            raise self._wrong(key, "a list of whole numbers", values)
-        return tuple(values)
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A number above 0; needed where there is no default."""
-        value = self.need(key) if default is None else self.get(key, default)
-        if not isinstance(value, int | float) or value <= 0:
-            raise self._wrong(key, "a number above 0", value)
-        return float(value)
-
-    def section(self, key: str, default: Json | None = None) -> "_Section":
-        value = self.need(key) if default is None else self.get(key, default)
-        if not isinstance(value, dict):
-            raise self._wrong(key, "an object", value)
-        return _Section(self.path, self._place(key), value)
-
-    def _place(self, key: str) -> str:
-        return f"{self.name}.{key}" if self.name else key
-
-    def _wrong(self, key: str, wanted: str, value: object) -> CheckpointError:
-        return CheckpointError(f"{self.path}: {self._place(key)} should be {wanted}, but it is {value!r}.")
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def read_config(folder: Path) -> ModelConfig:
     """Read `folder`/config.json.
 
@@ -155,7 +95,7 @@ def read_config(folder: Path) -> ModelConfig:
             supported.
     """
     path = folder / "config.json"
-    top = _Section(path, "", _read_json_object(path))
+    top = JsonFile.read(path)
     model_type = str(top.need("model_type"))
     if model_type not in SUPPORTED_MODEL_TYPES:
         raise CheckpointError(
@@ -174,19 +114,7 @@ def read_config(folder: Path) -> ModelConfig:
     )
 
 
-def _read_json_object(path: Path) -> Json:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing.", "Is this the folder of a checkpoint?") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read as JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} should hold a JSON object.")
-    return value
-
-
-def _text_config(top: _Section) -> TextConfig:
+def _text_config(top: JsonFile) -> TextConfig:
     text = top.section("text_config")
     heads = text.count("num_attention_heads")
     hidden = text.count("hidden_size")
@@ -213,7 +141,7 @@ def _text_config(top: _Section) -> TextConfig:
     )
 
 
-def _rope(text: _Section) -> tuple[float, tuple[int, int, int]]:
+def _rope(text: JsonFile) -> tuple[float, tuple[int, int, int]]:
     """theta and the three M-RoPE sections, from either form of the file."""
     parameters, scaling = text.section("rope_parameters", {}), text.section("rope_scaling", {})
     theta = (parameters if "rope_theta" in parameters.values else text).number("rope_theta")
@@ -233,7 +161,7 @@ def _rope(text: _Section) -> tuple[float, tuple[int, int, int]]:
     return theta, (time, height, width)
 
 
-def _vision_config(vision: _Section) -> VisionConfig:
+def _vision_config(vision: JsonFile) -> VisionConfig:
     config = VisionConfig(
         depth=vision.count("depth"),
         hidden_size=vision.count("hidden_size"),
@@ -253,13 +181,13 @@ def _vision_config(vision: _Section) -> VisionConfig:
     return config
 
 
-def _dtype_name(top: _Section) -> str:
+def _dtype_name(top: JsonFile) -> str:
     text = top.section("text_config")
     name = top.get("dtype", top.get("torch_dtype", text.get("dtype", text.get("torch_dtype", "bfloat16"))))
     return str(name).removeprefix("torch.")
 
 
-def _quantization(top: _Section) -> Quantization | None:
+def _quantization(top: JsonFile) -> Quantization | None:
     raw = top.get("quantization", top.get("quantization_config"))
     if raw is None:
         return None

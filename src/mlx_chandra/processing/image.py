@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_chandra.errors import CheckpointError, PageError
-from mlx_chandra.processing.json_file import JsonFile
+from mlx_chandra.files.json_file import JsonFile
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,54 +36,47 @@ class ImageSettings:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     rescale: float = 1 / 255
 
-    @property
-    def side_multiple(self) -> int:
-        """Both sides of a resized picture are multiples of this many pixels."""
-        return self.patch_size * self.merge_size
-
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageSettings":
-        """Reads preprocessor_config.json, or the image part of transformers 5's processor_config.json.
+        """Read preprocessor_config.json, or the image part of transformers 5's processor_config.json.
 
-        Raises:
-            CheckpointError: Neither file is there, a key is missing or wrong, or the file asks for steps that
-                this program doesn't do.
+        Raises CheckpointError, also where the file asks for steps that this program doesn't do.
         """
         file = _settings_file(folder)
         for step in ("do_resize", "do_rescale", "do_normalize"):
-            if file.values.get(step) is False:
-                raise file.problem(step, "must be true: pictures are always prepared in full here")
-        if file.has("resample") and file.integer("resample") != BICUBIC:
-            raise file.problem("resample", f"must be {BICUBIC} (bicubic)")
+            if file.get(step) is False:
+                raise file.wrong(step, "true, because pictures are always prepared in full here")
+        if file.get("resample", BICUBIC) != BICUBIC:
+            raise file.wrong("resample", f"{BICUBIC} (bicubic)")
         min_pixels, max_pixels = _pixel_bounds(file)
         red, green, blue = file.numbers("image_mean", CHANNELS)
         red_std, green_std, blue_std = file.numbers("image_std", CHANNELS)
         if not all((red_std, green_std, blue_std)):
-            raise file.problem("image_std", "must not hold a zero")
+            raise file.wrong("image_std", "without a zero")
         return cls(
             min_pixels=min_pixels,
             max_pixels=max_pixels,
-            patch_size=file.positive("patch_size"),
-            temporal_patch_size=file.positive("temporal_patch_size"),
-            merge_size=file.positive("merge_size"),
+            patch_size=file.count("patch_size"),
+            temporal_patch_size=file.count("temporal_patch_size"),
+            merge_size=file.count("merge_size"),
             mean=(red, green, blue),
             std=(red_std, green_std, blue_std),
-            rescale=file.number("rescale_factor") if file.has("rescale_factor") else 1 / 255,
+            rescale=file.number("rescale_factor", 1 / 255),
         )
 
 
 def _settings_file(folder: Path) -> JsonFile:
-    processor = JsonFile.read_if_there(folder / "processor_config.json")
-    if processor is not None and processor.has("image_processor"):
+    processor = JsonFile.read(folder / "processor_config.json", {})
+    if processor.get("image_processor") is not None:
         return processor.section("image_processor")
     return JsonFile.read(folder / "preprocessor_config.json")
 
 
 def _pixel_bounds(file: JsonFile) -> tuple[int, int]:
-    """Smallest and largest area; min_pixels and max_pixels win over `size`, as in transformers."""
-    size = file.section("size") if file.has("size") else file
-    lowest = file.positive("min_pixels") if file.has("min_pixels") else size.positive("shortest_edge")
-    highest = file.positive("max_pixels") if file.has("max_pixels") else size.positive("longest_edge")
+    """Return the smallest and largest area; min_pixels and max_pixels win over `size`, as in transformers."""
+    size = file if file.get("size") is None else file.section("size")
+    lowest = size.count("shortest_edge") if file.get("min_pixels") is None else file.count("min_pixels")
+    highest = size.count("longest_edge") if file.get("max_pixels") is None else file.count("max_pixels")
     if lowest > highest:
         raise CheckpointError(f"{file.path}: the smallest area ({lowest}) is above the largest ({highest}).")
     return lowest, highest
@@ -124,7 +117,7 @@ class PatchedImage:
 
     @property
     def patches(self) -> npt.NDArray[np.float32]:
-        """Normalised values as transformers' processor gives them.
+        """Return normalised values as transformers' processor gives them.
 
         float32 [grid.patches, channels * frames * patch_size * patch_size].
         """
@@ -135,7 +128,7 @@ class PatchedImage:
 
 
 def target_size(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
-    """The size in pixels (height, width) that a picture is resized to.
+    """Return the size in pixels (height, width) that a picture is resized to.
 
     Both sides become multiples of patch_size * merge_size, the area comes between min_pixels and max_pixels,
     the proportions stay as near as that allows. Same as `smart_resize` in transformers' qwen2_vl.
@@ -152,7 +145,7 @@ def target_size(height: int, width: int, settings: ImageSettings) -> tuple[int, 
             "other, which the model can't take.",
             "Cut it into shorter pages.",
         )
-    multiple = settings.side_multiple
+    multiple = settings.patch_size * settings.merge_size
     rows, columns = round(height / multiple), round(width / multiple)
     if rows * columns * multiple**2 > settings.max_pixels:
         shrink = math.sqrt(height * width / settings.max_pixels)
@@ -166,11 +159,7 @@ def target_size(height: int, width: int, settings: ImageSettings) -> tuple[int, 
 
 
 def limit_size(image: "Image.Image", max_size: int) -> "Image.Image":
-    """Brings the longest side down to `max_size` pixels, never up; the proportions stay.
-
-    Resampled in one bicubic pass over the whole picture (PIL's, with antialiasing and no reducing gap); the
-    shorter side is rounded to the nearest pixel and never below 1.
-    """
+    """Bring the longest side down to `max_size` pixels, never up, in one bicubic pass of PIL's."""
     height, width = limited(image.height, image.width, max_size)
     if (width, height) == image.size:
         return image
@@ -178,7 +167,7 @@ def limit_size(image: "Image.Image", max_size: int) -> "Image.Image":
 
 
 def limited(height: int, width: int, max_size: int) -> tuple[int, int]:
-    """Height and width with the longest side brought down to `max_size`, as `limit_size` does it."""
+    """Return height and width with the longest side brought down to `max_size`, as `limit_size` does it."""
     longest = max(height, width)
     if longest <= max_size:
         return height, width
@@ -186,7 +175,7 @@ def limited(height: int, width: int, max_size: int) -> tuple[int, int]:
 
 
 def target_grid(shape: tuple[int, int], settings: ImageSettings, max_size: int | None = None) -> Grid:
-    """The patches of a picture of this height and width. Raises PageError as `patch_image`."""
+    """Return the patches of a picture of this height and width. Raises PageError as `patch_image`."""
     height, width = shape
     # A shape that can't be taken is refused with the size that the user knows.
     target_size(height, width, settings)
@@ -197,15 +186,9 @@ def target_grid(shape: tuple[int, int], settings: ImageSettings, max_size: int |
 
 
 def patch_image(image: "Image.Image", settings: ImageSettings, max_size: int | None = None) -> PatchedImage:
-    """Resizes a picture by the checkpoint's rule, normalises it and cuts it into patches.
+    """Resize a picture by the checkpoint's rule and cut it into patches; one that isn't RGB is converted.
 
-    Args:
-        image: Any picture; one that isn't RGB is converted.
-        settings: The checkpoint's.
-        max_size: First brings the longest side down to this many pixels, when given.
-
-    Raises:
-        PageError: kind "shape", see `target_size`.
+    First brings the longest side down to `max_size` pixels, when given. Raises PageError as `target_size`.
     """
     if image.mode != "RGB":
         image = image.convert("RGB")
@@ -226,7 +209,7 @@ def patch_image(image: "Image.Image", settings: ImageSettings, max_size: int | N
 
 
 def _patches(pixels: npt.NDArray[np.uint8], grid: Grid, settings: ImageSettings) -> npt.NDArray[np.uint8]:
-    """Pixels [H, W, 3] to patches [grid.patches, 3 * side * side].
+    """Cut pixels [H, W, 3] into patches [grid.patches, 3 * side * side].
 
     The order is `patchify`'s in transformers' qwen2_vl: within the whole picture, merge blocks row by row,
     then the patches of a block row by row; within a patch: channel, row, column.

@@ -4,7 +4,7 @@ One user turn, the picture before the text, through the checkpoint's own chat te
 it is repeated once for every merged patch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_chandra.errors import CheckpointError, UsageError
+from mlx_chandra.files.json_file import JsonFile
 from mlx_chandra.processing.image import Grid, ImageSettings, PatchedImage, patch_image, target_grid
-from mlx_chandra.processing.json_file import JsonFile
 from mlx_chandra.processing.prompt import ModelFamily, PromptType, prompt_text
 from mlx_chandra.processing.tokenizer import Tokenizer
 
@@ -31,41 +31,28 @@ REMEMBERED_PROMPTS = 64
 
 @dataclass(frozen=True)
 class PageInputs:
-    """One page, ready for the model.
+    """One page, ready for the model."""
 
-    token_ids is int32 [T], the image token repeated once for every merged patch; image_size is (height,
-    width) in pixels of the page picture as it was given.
-    """
-
-    token_ids: npt.NDArray[np.int32]
+    token_ids: npt.NDArray[np.int32]  # [T], the image token repeated once for every merged patch
     image: PatchedImage
-    image_size: tuple[int, int]
+    image_size: tuple[int, int]  # height and width of the page picture as it was given, in pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Processor:
-    """Everything a checkpoint folder says about its inputs. Safe to use from several threads at a time.
-
-    Attributes:
-        tokenizer: Text to ids and back.
-        image_settings: How pictures are resized and normalised.
-        family: The model whose prompts the checkpoint answers.
-        image_token_id: Stands for one merged patch of the picture.
-        stop_token_ids: An answer ends at any of these.
-    """
+    """Everything a checkpoint folder says about its inputs. Safe to use from several threads at a time."""
 
     tokenizer: Tokenizer
     image_settings: ImageSettings
-    family: ModelFamily
-    image_token_id: int
-    stop_token_ids: frozenset[int]
+    family: ModelFamily  # the model whose prompts the checkpoint answers
+    image_token_id: int  # stands for one merged patch of the picture
+    stop_token_ids: frozenset[int]  # an answer ends at any of these
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Processor":
-        """Reads config.json, the tokenizer's, the image processor's and the generation settings.
+        """Read config.json, the tokenizer's, the image processor's and the generation settings.
 
-        Raises:
-            CheckpointError: A file is missing, damaged or says something that can't be.
+        Raises CheckpointError for a file that is missing, damaged or says something that can't be.
         """
         config = JsonFile.read(folder / "config.json")
         tokenizer = Tokenizer.from_folder(folder)
@@ -79,19 +66,16 @@ class Processor:
             tokenizer,
             ImageSettings.from_folder(folder),
             _family(config),
-            config.integer("image_token_id"),
+            config.count("image_token_id", least=0),
             stop_token_ids,
         )
 
     def prepare(
         self, image: "Image.Image", prompt: str | PromptType, max_size: int | None = None
     ) -> PageInputs:
-        """Makes a page's inputs.
+        """Make a page's inputs from an upright picture and one of the model's own prompts, or any text.
 
-        Args:
-            image: The page, upright; a mode other than RGB is converted.
-            prompt: One of the model's own prompts, or any text.
-            max_size: First brings the longest side down to this many pixels, when given.
+        First brings the longest side down to `max_size` pixels, when given.
 
         Raises:
             PageError: The picture's shape is one that the model can't take.
@@ -107,25 +91,22 @@ class Processor:
     def prompt_tokens(
         self, shape: tuple[int, int], prompt: str | PromptType, max_size: int | None = None
     ) -> int:
-        """How many tokens the prompt of a page of this height and width has, as `prepare` would make it.
-
-        Raises as `prepare`.
-        """
+        """Return how many tokens `prepare` makes of a page of this height and width. Raises likewise."""
         before, after = self._around_picture(prompt)
         grid = target_grid(shape, self.image_settings, max_size)
         return len(before) + self.image_tokens(grid) + len(after)
 
     def image_tokens(self, grid: Grid) -> int:
-        """How many tokens stand for a picture of this grid."""
+        """Return how many tokens stand for a picture of this grid."""
         return grid.patches // self.image_settings.merge_size**2
 
     def decode(self, ids: "Sequence[int]") -> str:
-        """The text of an answer, special tokens left out."""
+        """Return the text of an answer, special tokens left out."""
         return self.tokenizer.decode(ids)
 
     @cached_property
     def _around_picture(self) -> "Callable[[str | PromptType], _Ids]":
-        """Gives the ids before and behind the picture, from memory for a prompt that was used before."""
+        """Return what gives the ids before and behind the picture, and remembers those of used prompts."""
         # typed: a PromptType equals the text that is its name
         return lru_cache(maxsize=REMEMBERED_PROMPTS, typed=True)(self._encode_prompt)
 
@@ -150,26 +131,25 @@ class Processor:
 
 
 def _family(config: JsonFile) -> ModelFamily:
-    """Whose prompts the checkpoint answers: what `chandra_prompts` says, or else its architecture."""
-    key = "chandra_prompts" if config.has("chandra_prompts") else "model_type"
-    name = config.text(key)
-    if name not in list(ModelFamily):
-        raise config.problem(key, f"must be one of {', '.join(ModelFamily)}")
-    return ModelFamily(name)
+    """Return whose prompts the checkpoint answers: what `chandra_prompts` says, or else its architecture."""
+    key = "chandra_prompts" if config.get("chandra_prompts") else "model_type"
+    if config.need(key) not in list(ModelFamily):
+        raise config.wrong(key, f"one of {', '.join(ModelFamily)}")
+    return ModelFamily(config.need(key))
 
 
 def _stop_token_ids(folder: Path, config: JsonFile, tokenizer: Tokenizer) -> frozenset[int]:
-    """All ids that any of the checkpoint's files says an answer ends with."""
-    files = [JsonFile.read_if_there(folder / "generation_config.json"), config]
-    if config.has("text_config"):
-        files.append(config.section("text_config"))
-    ids = {stop for file in files if file is not None for stop in _eos_ids(file)}
+    """Return all ids that any of the checkpoint's files says an answer ends with."""
+    generation = JsonFile.read(folder / "generation_config.json", {})
+    ids = {
+        stop for file in (generation, config, config.section("text_config", {})) for stop in _eos_ids(file)
+    }
     names = [*END_TOKENS, *([tokenizer.eos_token] if tokenizer.eos_token else [])]
     ids.update(found for name in names if (found := tokenizer.find_token(name)) is not None)
     return frozenset(ids)
 
 
-def _eos_ids(file: JsonFile) -> list[int]:
-    value = file.values.get("eos_token_id", [])
-    items = value if isinstance(value, list) else [value] if value is not None else []
-    return [JsonFile(file.path, {"eos_token_id": item}).integer("eos_token_id") for item in items]
+def _eos_ids(file: JsonFile) -> tuple[int, ...]:
+    value = file.get("eos_token_id", [])
+    items = value if isinstance(value, list) else [value]
+    return replace(file, values={"eos_token_id": items}).counts("eos_token_id")

@@ -35,26 +35,26 @@ _SHA256 = {
     PromptType.OCR: "5bddc652e7f39d5c5501e5455ea2487ebb5cdbf71832b5dfb749ec2413b5a69b",
 }
 
-_CHANDRA_1_DROPS_PHRASES = (
-    ", 'chem'",
-    ", 'data-bbox', 'data-label'",
-    " Describe in detail inside the div tag. Also convert charts to high fidelity data, "
-    "and convert diagrams to mermaid.",
-)
 _CHANDRA_1_DROPS_LINES = ("* Chemistry:", "* Lists:")
 _CHANDRA_1_DROPS_LABELS = ("- Chemical-Block", "- Diagram", "- Bibliography", "- Blank-Page")
 _CHANDRA_1_REPLACES = (
     ("in x0 y0 x1 y1 format", "in [x0, y0, x1, y1] format"),
     ("normalized 0-1000", "normalized 0-1024"),
+    (", 'chem'", ""),
+    (", 'data-bbox', 'data-label'", ""),
+    (
+        " Describe in detail inside the div tag. Also convert charts to high fidelity data, "
+        "and convert diagrams to mermaid.",
+        "",
+    ),
 )
 
 
 def prompt_text(prompt_type: PromptType, family: ModelFamily) -> str:
-    """The full text of a prompt for a model.
+    """Return the full text of a prompt for a model.
 
-    Raises:
-        MlxChandraError: chandra-ocr is not installed, lacks this prompt, or (for Chandra 1) has a text that
-            Chandra 1's can't be made from.
+    Raises MlxChandraError where chandra-ocr is not installed, lacks this prompt, or (for Chandra 1) has a
+    text that Chandra 1's can't be made from.
     """
     text = _package_prompt(prompt_type)
     if family is ModelFamily.CHANDRA_2:
@@ -85,14 +85,8 @@ def _wrong_release(message: str) -> MlxChandraError:
 
 
 def _chandra_1(text: str) -> str:
-    lines = [
-        line
-        for line in text.split("\n")
-        if not line.startswith(_CHANDRA_1_DROPS_LINES) and line not in _CHANDRA_1_DROPS_LABELS
-    ]
-    text = "\n".join(lines)
-    for phrase in _CHANDRA_1_DROPS_PHRASES:
-        text = text.replace(phrase, "")
+    lines = (line for line in text.split("\n") if line not in _CHANDRA_1_DROPS_LABELS)
+    text = "\n".join(line for line in lines if not line.startswith(_CHANDRA_1_DROPS_LINES))
     for old, new in _CHANDRA_1_REPLACES:
         text = text.replace(old, new)
     return text

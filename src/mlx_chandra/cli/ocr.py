@@ -130,9 +130,7 @@ def _forecast(arguments: argparse.Namespace) -> int:
     start, again = resuming.start_of(arguments)
     documents.settings_of(arguments)
     any_settings = again is not None
-    with Store.preview(
-        arguments.output, options.settings(), start, again, any_settings, texts=False
-    ) as store:
+    with Store.preview(arguments.output, options.settings(), start, again, any_settings) as store:
         dry_run.show(source, store, options, reading, arguments)
     return ExitCode.OK
 

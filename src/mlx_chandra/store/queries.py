@@ -33,7 +33,7 @@ _RESULT = (
     "select document, number, status, text, finish_reason, prompt_tokens, output_tokens, "
     "generated_tokens, attempts, seconds, width, height, box_scale, content, copy_of, "
     "s.program, s.model, s.settings, s.checkpoint "
-    "from live as l left join texts as t on t.id = l.id left join settings as s on s.id = l.settings "
+    "from live as l left join settings as s on s.id = l.settings "
     "where l.path = ?"
 )
 _FILL_IN = """
@@ -54,8 +54,9 @@ FACTS = (
 FILE = "select size, mtime_ns, content from files where path = ?"
 COPIES = (  # the oldest first
     "select id, path, status, settings, run, copy_of from live "
-    "where content = ? and number = ? and id > ? order by id limit ?"
+    "where content = ? and number = ? and id > ? order by id limit 1"
 )
+DOCUMENT_PAGES = "select path from live where document = ? and number >= ? order by number"
 DOCUMENTS = (
     "select document from live group by document order by min(position is null), min(position), min(id)"
 )
@@ -210,15 +211,6 @@ def result(database: sqlite3.Connection, path: str) -> PageResult | None:
         copy_of=None if copy_of is None else real_path(copy_of),
         settings=None if how[0] is None else ReadSettings(how[0], how[1], json.loads(how[2]), how[3]),
     )
-
-
-def document_pages(database: sqlite3.Connection, document: str, least: int) -> list[str]:
-    """Return the real paths of a document's pages from the number `least` on, in their order."""
-    found = database.execute(
-        "select path from live where document = ? and number >= ? order by number",
-        (shown_path(document), least),
-    )
-    return [real_path(path) for (path,) in found]
 
 
 def other_settings(database: sqlite3.Connection, same: frozenset[int]) -> list[OtherSettings]:

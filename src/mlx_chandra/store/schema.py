@@ -97,12 +97,13 @@ create index pages_by_position on pages (position, csv);
 create index pages_to_write on pages (csv) where csv <> 0;
 """
 
-Migration = Callable[[sqlite3.Connection], None]
-
-
-def _first(database: sqlite3.Connection) -> None:
-    """Make the tables of version 1 and 2 at once: there is nothing to be migrated."""
-    run_script(database, SCHEMA)
+_VIEWS = """
+create temp table if not exists plan (n integer primary key, path text not null unique);
+drop view if exists temp.live;
+create temp view live as select *, coalesce(
+    (select text from texts where texts.id = pages.id), (select text from main.texts as t where t.id = pages.id)
+) as text from pages where {}
+"""
 
 
 def _from_version1(database: sqlite3.Connection) -> None:
@@ -111,7 +112,7 @@ def _from_version1(database: sqlite3.Connection) -> None:
     version1.copy_facts(database)
 
 
-MIGRATIONS: list[Migration] = [_from_version1]
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_from_version1]
 """What makes version n + 2 of n + 1."""
 
 VERSION = 1 + len(MIGRATIONS)
@@ -125,6 +126,14 @@ def run_script(database: sqlite3.Connection, script: str) -> None:
     """Execute statements within the caller's transaction, which `executescript` would commit."""
     for statement in script.split(";\n"):
         database.execute(statement)
+
+
+def make_views(database: sqlite3.Connection, hidden: bool) -> None:
+    """Make `live`, the pages that count with their texts (none if `hidden`), and `plan`, the input's paths.
+
+    They are this connection's own. In a preview, temporary tables hide the file's pages and some of its texts.
+    """
+    run_script(database, _VIEWS.format("false" if hidden else f"csv <> {DELETED}"))
 
 
 def store_path(csv_path: str) -> str:
@@ -163,7 +172,9 @@ def migrate(database: sqlite3.Connection, path: str) -> int:
         OutputError: A newer version wrote it.
     """
     version = _version(database, path)
-    for step in MIGRATIONS[version - 1 :] if version else [_first]:
+    if not version:
+        run_script(database, SCHEMA)
+    for step in MIGRATIONS[version - 1 :] if version else []:
         step(database)
     if version < VERSION:
         database.execute(f"pragma application_id = {APPLICATION}")

@@ -121,7 +121,7 @@ def statistics(csv_path: str, slowest: int) -> Statistics:
     has_store = os.path.exists(store_path(path))
     if not os.path.isfile(path) and not has_store:
         raise UsageError(f"There is no results file {path}.", "Check the path.")
-    store = Store.preview(path, ReadSettings(), texts=False)
+    store = Store.preview(path, ReadSettings())
     try:
         with store.asking() as database:
             states, failed = _states(database)

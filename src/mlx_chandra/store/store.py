@@ -5,6 +5,7 @@ made from it. What somebody changes in the CSV between runs counts: `reconcile.p
 """
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
@@ -143,8 +144,8 @@ class Store:
 
     def result(self, path: str) -> PageResult | None:
         """Return all that is stored of a page, by its real path, text and settings included."""
-        with self._db.asking() as connection:
-            return queries.result(connection, path)
+        found = self._db.one(queries.RESULT, shown_path(path))
+        return queries.result_of(found) if found else None
 
     def same_content(self, content: str, number: int, this_run: bool) -> Iterator[tuple[str, str]]:
         """Yield real path and status of pages read of the same bytes with the same settings, oldest first.
@@ -181,8 +182,8 @@ class Store:
 
     def other_settings(self) -> list[OtherSettings]:
         """Return what pages were read with that weren't read as this run reads, the most first."""
-        with self._db.asking() as connection:
-            return queries.other_settings(connection, self._same)
+        found = self._db.all(queries.OTHER_SETTINGS)
+        return [OtherSettings(n, model, json.loads(how)) for s, n, model, how in found if s not in self._same]
 
     def asking(self) -> AbstractContextManager[sqlite3.Connection]:
         """Give the database to a block that asks what no method does; `live` is a view of the pages."""
@@ -259,10 +260,10 @@ class Store:
             for path in paths:
                 queries.delete(connection, shown_path(path))
 
-    def fill_in(self, shown: str, said: Mapping[str, Any], settings: ReadSettings) -> None:
-        """Add what a version-1 ledger says of a page, by its path as shown, where that isn't known."""
+    def fill_in(self, said: Mapping[str, Any], settings: ReadSettings) -> None:
+        """Add what a line of a version-1 ledger says of a page, where that isn't known."""
         with self._db.change() as connection:
-            queries.fill_in(connection, shown, said, queries.settings_id(connection, settings))
+            queries.fill_in(connection, said, queries.settings_id(connection, settings))
 
     # -- inside
 

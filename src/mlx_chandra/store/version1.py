@@ -135,7 +135,7 @@ def _take(said: Mapping[str, Any], output_dir: str, store: "Store") -> None:
             settings = ReadSettings(
                 how["program"], how["model"], dict(how["settings"]), how.get("checkpoint")
             )
-            store.fill_in(str(said["page"]), said, settings)
+            store.fill_in(said, settings)
 
 
 def _claim(output_dir: str, name: str, document: str) -> None:

@@ -47,8 +47,8 @@ class Killer:
                 os._exit(9)
             return write_all(file, data)
 
-        def traced(path: str) -> tuple[sqlite3.Connection, int]:
-            connection, version = connect(path)
+        def traced(path: str, locks: bool) -> tuple[sqlite3.Connection, int]:
+            connection, version = connect(path, locks)
             connection.set_trace_callback(lambda said: said == "commit" and self.step() and os._exit(9))
             return connection, version
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_chandra.errors import OutputError
 from mlx_chandra.store import order
-from mlx_chandra.store.schema import connect, is_damage, make_views, store_errors
+from mlx_chandra.store.schema import Damaged, connect, make_views, store_errors
 
 
 class Database:
@@ -39,11 +39,12 @@ class Database:
     @contextlib.contextmanager
     def asking(self) -> Iterator[sqlite3.Connection]:
         """Give the connection to the block alone. SQLite doesn't survive being closed under a question."""
-        with self._mutex, store_errors(self.path):
+        with self._mutex:
             try:
-                yield self._connection
-            except sqlite3.Error as error:
-                self.is_damaged = self.is_damaged or is_damage(error)
+                with store_errors(self.path):
+                    yield self._connection
+            except Damaged:
+                self.is_damaged = True
                 raise
 
     def all(self, asked: str, *values: object) -> list[Any]:

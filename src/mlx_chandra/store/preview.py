@@ -13,6 +13,7 @@ from mlx_chandra.store.schema import (
     REPLACE,
     VERSION,
     connect,
+    find_version,
     make_views,
     migrate,
     open_to_read,
@@ -21,10 +22,10 @@ from mlx_chandra.store.schema import (
 )
 from mlx_chandra.store.version1 import take_redo_file
 
-_TABLES = (
-    "select replace(replace(sql, 'CREATE TABLE ', 'create table temp.'), 'CREATE INDEX ', 'create index temp.') "
-    "from main.sqlite_master where tbl_name in ('pages', 'texts') and sql is not null order by type desc"
-)
+_TABLES = """
+select replace(replace(sql, 'CREATE TABLE ', 'create table temp.'), 'CREATE INDEX ', 'create index temp.')
+from main.sqlite_master where tbl_name in ('pages', 'texts') and sql is not null order by type desc
+"""
 
 
 def open_preview(path: str, start: Start) -> sqlite3.Connection:
@@ -52,14 +53,16 @@ def open_preview(path: str, start: Start) -> sqlite3.Connection:
 
 def _opened(store: str) -> sqlite3.Connection:
     """Open the store; where it is missing or of version 1, a temporary copy in this version's form."""
-    source = open_to_read(store) if os.path.exists(store) else connect("")
-    if source.execute("pragma user_version").fetchone()[0] == VERSION:
-        return source
-    copy = connect("")
-    with contextlib.closing(source):
+    with contextlib.ExitStack() as stack:
+        source = open_to_read(store) if os.path.exists(store) else connect("")
+        stack.callback(source.close)
+        if find_version(source, store) == VERSION:
+            stack.pop_all()
+            return source
+        copy = connect("")
         source.backup(copy)
-    migrate(copy, store)
-    return copy
+        migrate(copy, store)
+        return copy
 
 
 def _join(database: sqlite3.Connection, path: str, there: bool, clean: int) -> None:

@@ -8,8 +8,6 @@ run's own lock (`lock.py`) keeps the writers apart.
 """
 
 import contextlib
-import errno
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -101,7 +99,7 @@ _VIEWS = """
 create temp table if not exists plan (n integer primary key, path text not null unique);
 drop view if exists temp.live;
 create temp view live as select *, coalesce(
-    (select text from texts where texts.id = pages.id), (select text from main.texts as t where t.id = pages.id)
+    (select text from texts where id = pages.id), (select text from main.texts where id = pages.id)
 ) as text from pages where {}
 """
 
@@ -109,7 +107,7 @@ create temp view live as select *, coalesce(
 def _from_version1(database: sqlite3.Connection) -> None:
     version1.rename_tables(database)
     run_script(database, SCHEMA)
-    version1.copy_facts(database)
+    run_script(database, version1.COPY_FACTS)
 
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_from_version1]
@@ -118,7 +116,7 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_from_version1]
 VERSION = 1 + len(MIGRATIONS)
 
 
-class Damaged(Exception):
+class Damaged(OutputError):
     """The file is damaged, or something else."""
 
 
@@ -131,7 +129,7 @@ def run_script(database: sqlite3.Connection, script: str) -> None:
 def make_views(database: sqlite3.Connection, hidden: bool) -> None:
     """Make `live`, the pages that count with their texts (none if `hidden`), and `plan`, the input's paths.
 
-    They are this connection's own. In a preview, temporary tables hide the file's pages and some of its texts.
+    Both are this connection's own. In a preview, temporary tables hide the file's pages and some texts.
     """
     run_script(database, _VIEWS.format("false" if hidden else f"csv <> {DELETED}"))
 
@@ -141,8 +139,8 @@ def store_path(csv_path: str) -> str:
     return f"{csv_path}.journal.sqlite"
 
 
-def open_store(path: str) -> tuple[sqlite3.Connection, int]:
-    """Open the store to write to it; make or migrate it where needed.
+def open_store(path: str, locks: bool) -> tuple[sqlite3.Connection, int]:
+    """Open the store to write to it; make or migrate it where needed. `locks`: the disk has them.
 
     Returns the database, and the version that was found; 0 for none.
 
@@ -151,15 +149,13 @@ def open_store(path: str) -> tuple[sqlite3.Connection, int]:
         OutputError: It can't be written, or a newer version wrote it.
     """
     with store_errors(path):
-        database = connect(path, "" if _has_locks(path) else "?nolock=1")
+        database = connect(path, "" if locks else "?nolock=1")
         try:
             database.execute("begin immediate")
             version = migrate(database, path)
             database.execute("commit")
-        except BaseException as error:
+        except BaseException:
             database.close()
-            if is_damage(error):
-                raise Damaged from error
             raise
     return database, version
 
@@ -167,11 +163,9 @@ def open_store(path: str) -> tuple[sqlite3.Connection, int]:
 def migrate(database: sqlite3.Connection, path: str) -> int:
     """Bring the tables to this version within the caller's transaction; return the version before.
 
-    Raises:
-        Damaged: It is somebody else's database.
-        OutputError: A newer version wrote it.
+    Raises Damaged where it is somebody else's database, and OutputError where a newer version wrote it.
     """
-    version = _version(database, path)
+    version = find_version(database, path)
     if not version:
         run_script(database, SCHEMA)
     for step in MIGRATIONS[version - 1 :] if version else []:
@@ -183,31 +177,32 @@ def migrate(database: sqlite3.Connection, path: str) -> int:
 
 
 def open_to_read(path: str) -> sqlite3.Connection:
-    """Open the store for somebody who changes nothing, also while a run writes to it.
-
-    Raises OutputError when it can't be read, is damaged, or a newer version wrote it.
-    """
-    with store_errors(path):
-        # Not mode=ro alone: what a killed run left half written is taken back by whoever opens it next.
-        writable = os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK)
-        database = connect(path, "?mode=rw" if writable else "?mode=ro")
-        try:
-            _version(database, path)
-        except Damaged as error:
-            database.close()
-            raise OutputError(
-                f"{path} is no store of mlx-chandra's.", "Move it away; the CSV has all texts."
-            ) from error
-        except BaseException:
-            database.close()
-            raise
-    return database
+    """Open the store for somebody who changes nothing, also while a run writes to it."""
+    # Not mode=ro alone: what a killed run left half written is taken back by whoever opens it next.
+    writable = os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK)
+    return connect(path, "?mode=rw" if writable else "?mode=ro")
 
 
 def connect(path: str, options: str = "") -> sqlite3.Connection:
     """Connect to a database file; "" is a temporary one."""
     uri = f"file:{quote(os.fsencode(path))}{options}" if path else ""
     return sqlite3.connect(uri, _PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def find_version(database: sqlite3.Connection, path: str) -> int:
+    """Return the version of the tables; 0 for an empty file. Raises Damaged and OutputError as `migrate`."""
+    (application,) = database.execute("pragma application_id").fetchone()
+    (version,) = database.execute("pragma user_version").fetchone()
+    if application == APPLICATION and version > VERSION:
+        raise OutputError(
+            f"{shown_path(path)} is of a newer mlx-chandra (form {version}; this one knows {VERSION}).",
+            "Use that one. Or move the store away: then every page in the CSV counts as read.",
+        )
+    if application == APPLICATION and version >= 1:
+        return int(version)
+    if database.execute("select 1 from sqlite_master").fetchone():
+        raise Damaged(f"{path} is no store of mlx-chandra's.", "Move it away; the CSV has all texts.")
+    return 0
 
 
 def set_aside(path: str) -> str:
@@ -223,58 +218,30 @@ def set_aside(path: str) -> str:
 
 @contextlib.contextmanager
 def store_errors(path: str) -> Iterator[None]:
-    """Raise DiskFullError or OutputError, naming the store, for an error of SQLite's or the system's."""
+    """Raise an OutputError that names the store for an error of SQLite's or the system's.
+
+    It is Damaged where the file itself is, and DiskFullError for want of room.
+    """
     try:
         with disk_errors(path):
             yield
     except sqlite3.Error as error:
-        raise _store_error(path, error) from error
-
-
-def is_damage(error: BaseException | None) -> bool:
-    """Whether an error says that the file itself is damaged."""
-    name = str(getattr(error, "sqlite_errorname", ""))
-    return isinstance(error, Damaged) or name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+        raise _store_error(shown_path(path), error) from error
 
 
 def _store_error(path: str, error: sqlite3.Error) -> OutputError:
-    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+    name = str(getattr(error, "sqlite_errorname", ""))
+    if name == "SQLITE_FULL":
         return DiskFullError(
-            f"The disk that takes {shown_path(path)} is full.",
+            f"The disk that takes {path} is full.",
             "What was written before is safe. Make room and run again with --resume.",
         )
-    if is_damage(error):
-        return OutputError(
-            f"The store {shown_path(path)} is damaged: {error}.",
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return Damaged(
+            f"The store {path} is damaged: {error}.",
             "The results in the CSV are safe. Run again with --resume: it begins a new store from the CSV.",
         )
     return OutputError(
-        f"The store {shown_path(path)} can't be used: {error}.",
+        f"The store {path} can't be used: {error}.",
         "The results are safe. Check the disk and the folder's rights, and run again with --resume.",
     )
-
-
-def _version(database: sqlite3.Connection, path: str) -> int:
-    """Return the version of the tables; 0 for an empty file. Raises Damaged and OutputError."""
-    (application,) = database.execute("pragma application_id").fetchone()
-    (version,) = database.execute("pragma user_version").fetchone()
-    if application == APPLICATION and version > VERSION:
-        raise OutputError(
-            f"{shown_path(path)} is of a newer mlx-chandra (form {version}; this one knows {VERSION}).",
-            "Use that one. Or move the store away: then every page in the CSV counts as read.",
-        )
-    if application == APPLICATION and version >= 1:
-        return int(version)
-    if database.execute("select 1 from sqlite_master").fetchone():
-        raise Damaged
-    return 0
-
-
-def _has_locks(path: str) -> bool:
-    """Whether the disk can lock the file, which is made where there is none."""
-    with open(path, "ab") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-    return True

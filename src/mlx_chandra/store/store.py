@@ -25,7 +25,7 @@ from mlx_chandra.store.database import Database
 from mlx_chandra.store.lock import Lock, lock_path
 from mlx_chandra.store.queries import OtherSettings, StoredFacts
 from mlx_chandra.store.reconcile import delete_pages
-from mlx_chandra.store.schema import Damaged, is_damage, open_store, set_aside, store_path
+from mlx_chandra.store.schema import Damaged, open_store, set_aside, store_path
 
 __all__ = ["Again", "OtherSettings", "Start", "Store", "StoredFacts"]
 
@@ -286,20 +286,19 @@ class Store:
         if not self._lock.exists:
             self.warnings.append(f"The disk of {self.path} knows no locks: start no second run with it.")
         try:
-            self._join(start)
+            self._join(start, self._lock.exists)
             return
-        except (Damaged, OutputError) as error:
-            if not (is_damage(error) or is_damage(error.__cause__)):
-                raise
-        self._files.close()
+        except Damaged:
+            self._files.close()
+        moved = set_aside(self.database)
         self.warnings.append(
-            f"{self.database} was damaged. It was moved to {set_aside(self.database)} and begun anew from the "
-            "CSV, whose pages count as read, whatever model and settings read them."
+            f"{self.database} was damaged. It was moved to {moved} and begun anew from the CSV, whose pages "
+            "count as read, whatever model and settings read them."
         )
-        self._join(start)
+        self._join(start, self._lock.exists)
 
-    def _join(self, start: Start) -> None:
-        connection, version = open_store(self.database)
+    def _join(self, start: Start, locks: bool) -> None:
+        connection, version = open_store(self.database, locks)
         self._db = Database(self.database, self._mutex, connection, self._taken_away)
         self._files.callback(self._db.close)
         self._db.show(hidden=start is Start.OVERWRITE)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LEDGER = ".mlx-chandra.jsonl"
 _GONE = "gone"
 
-_COPY_FACTS = """
+COPY_FACTS = """
 insert into settings select * from readings1;
 insert into runs select * from runs1;
 insert into files select * from files1;
@@ -38,8 +38,15 @@ from pages1 order by rowid;
 drop table pages1;
 drop table files1;
 drop table runs1;
-drop table readings1;
+drop table readings1
 """
+"""All that version 1's tables hold. The digest stays empty until the CSV gives the page's text."""
+
+
+_REDO = (
+    "insert into pages (path, document, number, status, digest, csv) values (?, ?, ?, ?, ?, ?) on conflict (path) "
+    "do update set status = excluded.status, digest = excluded.digest, csv = excluded.csv returning id"
+)
 
 
 def rename_tables(database: sqlite3.Connection) -> None:
@@ -47,12 +54,6 @@ def rename_tables(database: sqlite3.Connection) -> None:
     database.execute("drop index if exists pages_by_content")
     for table in ("pages", "files", "runs", "readings"):
         database.execute(f"alter table {table} rename to {table}1")
-
-
-def copy_facts(database: sqlite3.Connection) -> None:
-    """Copy all that version 1's tables hold. The digest stays empty until the CSV gives the page's text."""
-    for statement in _COPY_FACTS.split(";\n"):
-        database.execute(statement)
 
 
 def redo_path(csv_path: str) -> str:
@@ -67,20 +68,9 @@ def take_redo_file(database: sqlite3.Connection, csv_path: str) -> None:
     if not os.path.exists(path) or is_unfinished_start(path):
         return
     for row in Rows(path):
-        document, number = page_of(row.path)
-        database.execute(
-            "insert or ignore into pages (path, document, number, status, digest, csv) "
-            "values (?, ?, ?, '', '', 0)",
-            (row.path, document, number),
-        )
-        state = 3 if row.status == _GONE else 2
-        database.execute(
-            "update pages set status = ?, digest = ?, csv = ? where path = ?",
-            (row.status, row.digest, state, row.path),
-        )
-        database.execute(
-            "insert or replace into texts select id, ? from pages where path = ?", (row.text, row.path)
-        )
+        values = (row.path, *page_of(row.path), row.status, row.digest, 3 if row.status == _GONE else 2)
+        (page,) = database.execute(_REDO, values).fetchone()
+        database.execute("insert or replace into texts values (?, ?)", (page, row.text))
 
 
 def remove_redo_file(csv_path: str) -> None:

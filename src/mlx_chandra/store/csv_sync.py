@@ -14,7 +14,7 @@ from mlx_chandra.errors import OutputError
 from mlx_chandra.store import order as row_order
 from mlx_chandra.store.csv_file import CsvFile
 from mlx_chandra.store.reconcile import delete_pages, is_behind, reconcile, write_all_again
-from mlx_chandra.store.rows import check_header, is_unfinished_start
+from mlx_chandra.store.rows import read_header, is_unfinished_start
 from mlx_chandra.store.schema import CLEAN, DELETED, NEW, REPLACE, SAME, UNCLEAN, store_path
 from mlx_chandra.store.version1 import remove_redo_file, take_redo_file
 
@@ -49,7 +49,7 @@ class CsvSync:
         if start is Start.OVERWRITE:
             self.replaces = True
             if there:
-                check_header(self.path)
+                read_header(self.path)
             return
         with self._change() as database:
             *noted, clean = database.execute("select size, mtime_ns, clean from csv").fetchone()

@@ -7,7 +7,7 @@ import sqlite3
 from mlx_chandra.store.csv_file import CsvFile
 from mlx_chandra.store.csv_sync import Start, is_there
 from mlx_chandra.store.reconcile import reconcile, write_all_again
-from mlx_chandra.store.rows import check_header
+from mlx_chandra.store.rows import read_header
 from mlx_chandra.store.schema import (
     CLEAN,
     REPLACE,
@@ -36,7 +36,7 @@ def open_preview(path: str, start: Start) -> sqlite3.Connection:
     """
     store, there = store_path(path), is_there(path)
     if start is Start.OVERWRITE and there:
-        check_header(path)
+        read_header(path)
     with store_errors(store):
         database = _opened(store)
         try:

@@ -101,10 +101,9 @@ class CsvFile:
 
     def _is_there(self) -> bool:
         """Whether its name still leads to the open file."""
-        try:
+        with contextlib.suppress(OSError):
             return self._file is not None and os.path.samestat(os.fstat(self._file), os.stat(self.path))
-        except OSError:
-            return False
+        return False
 
     def _note(self, file: int) -> None:
         found = os.fstat(file)

@@ -14,7 +14,7 @@ from mlx_chandra.errors import OutputError
 from mlx_chandra.store import order as row_order
 from mlx_chandra.store.csv_file import CsvFile
 from mlx_chandra.store.reconcile import delete_pages, is_behind, reconcile, write_all_again
-from mlx_chandra.store.rows import read_header, is_unfinished_start
+from mlx_chandra.store.rows import is_unfinished_start, read_header
 from mlx_chandra.store.schema import CLEAN, DELETED, NEW, REPLACE, SAME, UNCLEAN, store_path
 from mlx_chandra.store.version1 import remove_redo_file, take_redo_file
 

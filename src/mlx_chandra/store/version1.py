@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlx_chandra.documents.page import ReadSettings
@@ -56,15 +56,14 @@ def rename_tables(database: sqlite3.Connection) -> None:
         database.execute(f"alter table {table} rename to {table}1")
 
 
-def redo_path(csv_path: str) -> str:
-    """Return where a run of version 1 put rows that it had read again."""
+def _beside(csv_path: str, end: str) -> str:
     folder, name = os.path.split(csv_path)
-    return os.path.join(folder, f".{name}.retry")
+    return os.path.join(folder, f".{name}{end}")
 
 
 def take_redo_file(database: sqlite3.Connection, csv_path: str) -> None:
     """Take the rows of a redo file, if there is one, as newer than those of the CSV."""
-    path = redo_path(csv_path)
+    path = _beside(csv_path, ".retry")
     if not os.path.exists(path) or is_unfinished_start(path):
         return
     for row in Rows(path):
@@ -75,10 +74,9 @@ def take_redo_file(database: sqlite3.Connection, csv_path: str) -> None:
 
 def remove_redo_file(csv_path: str) -> None:
     """Remove a redo file, whose rows are in the store and in the CSV, and a torn part of the CSV."""
-    folder, name = os.path.split(csv_path)
-    for path in (redo_path(csv_path), os.path.join(folder, f".{name}.part")):
+    for end in (".retry", ".part"):
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            os.unlink(_beside(csv_path, end))
 
 
 def import_ledger(output_dir: str, store: "Store") -> bool:
@@ -97,8 +95,10 @@ def import_ledger(output_dir: str, store: "Store") -> bool:
         return False
     lock = Lock(os.path.join(output_dir, ".mlx-chandra.lock"), output_dir, "--output-dir")
     try:
-        for line in _lines(path):
-            _take(line, output_dir, store)
+        with disk_errors(path), open(path, "rb") as file:
+            for line in file:
+                with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError, RecursionError):
+                    _take(json.loads(line), output_dir, store)  # a line may be torn, or nonsense
         with disk_errors(path):
             os.unlink(path)
     finally:
@@ -106,26 +106,13 @@ def import_ledger(output_dir: str, store: "Store") -> bool:
     return True
 
 
-def _lines(path: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the ledger's lines; those that are torn or nonsense are left out."""
-    with disk_errors(path), open(path, "rb") as file:
-        for line in file:
-            with contextlib.suppress(ValueError, RecursionError):
-                said = json.loads(line)
-                if isinstance(said, dict):
-                    yield said
-
-
 def _take(said: Mapping[str, Any], output_dir: str, store: "Store") -> None:
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        if "folder" in said:
-            _claim(output_dir, str(said["folder"]), str(said["document"]))
-        elif "page" in said:
-            how = said["making"]
-            settings = ReadSettings(
-                how["program"], how["model"], dict(how["settings"]), how.get("checkpoint")
-            )
-            store.fill_in(said, settings)
+    if "folder" in said:
+        _claim(output_dir, str(said["folder"]), str(said["document"]))
+    elif "page" in said:
+        how = said["making"]
+        settings = ReadSettings(how["program"], how["model"], dict(how["settings"]), how.get("checkpoint"))
+        store.fill_in(said, settings)
 
 
 def _claim(output_dir: str, name: str, document: str) -> None:

@@ -32,19 +32,9 @@ class CsvFile:
         return self._file is not None
 
     @property
-    def stamp(self) -> tuple[int, int] | None:
-        """Size in bytes and time of change of the file now; None where there is none."""
-        with disk_errors(self.path):
-            try:
-                found = os.stat(self.path)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        return found.st_size, found.st_mtime_ns
-
-    @property
     def is_as_left(self) -> bool:
         """Whether nobody wrote to it since this run opened it or wrote to it last."""
-        return self._is_there() and self.stamp == self._left
+        return self._is_there() and stamp(self.path) == self._left
 
     def open(self, end: int | None = None) -> None:
         """Open the file, cut off at the byte `end` where that is given."""
@@ -108,6 +98,16 @@ class CsvFile:
     def _note(self, file: int) -> None:
         found = os.fstat(file)
         self._left = found.st_size, found.st_mtime_ns
+
+
+def stamp(path: str) -> tuple[int, int] | None:
+    """Return size in bytes and time of change of a file; None where there is none."""
+    with disk_errors(path):
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return found.st_size, found.st_mtime_ns
 
 
 def check_place(path: str) -> None:

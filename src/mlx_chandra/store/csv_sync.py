@@ -12,11 +12,11 @@ from enum import Enum
 
 from mlx_chandra.errors import OutputError
 from mlx_chandra.store import order as row_order
-from mlx_chandra.store.csv_file import CsvFile
-from mlx_chandra.store.reconcile import delete_pages, is_behind, reconcile, write_all_again
-from mlx_chandra.store.rows import is_unfinished_start, read_header
+from mlx_chandra.store.csv_file import CsvFile, stamp
+from mlx_chandra.store.reconcile import delete_pages, is_behind, is_noted, join
+from mlx_chandra.store.rows import is_there, read_header
 from mlx_chandra.store.schema import CLEAN, DELETED, NEW, REPLACE, SAME, UNCLEAN, store_path
-from mlx_chandra.store.version1 import remove_redo_file, take_redo_file
+from mlx_chandra.store.version1 import remove_redo_file
 
 Change = Callable[[], AbstractContextManager[sqlite3.Connection]]
 
@@ -52,16 +52,14 @@ class CsvSync:
                 read_header(self.path)
             return
         with self._change() as database:
-            *noted, clean = database.execute("select size, mtime_ns, clean from csv").fetchone()
-            if there and clean != REPLACE:
-                take_redo_file(database, self.path)
             (pages,) = database.execute("select count(*) from pages").fetchone()
-        if there and clean == CLEAN and tuple(noted) == self._file.stamp:
+            found = None if is_noted(database, self.path) else join(database, self.path)
+        if pages and not there:
+            self._warnings.append(f"{self.path} was missing. It was written again from its store.")
+        if found is None:
             self._file.open()
         else:
-            if pages and not there:
-                self._warnings.append(f"{self.path} was missing. It was written again from its store.")
-            self._write(*self._join(anew=not there or clean == REPLACE, unfinished=clean == UNCLEAN))
+            self._write(*found)
         remove_redo_file(self.path)
 
     @contextlib.contextmanager
@@ -115,20 +113,12 @@ class CsvSync:
         """Let go of the CSV."""
         self._file.close()
 
-    def _join(self, anew: bool, unfinished: bool) -> tuple[bool, int | None]:
-        """Return whether the CSV has to be rewritten, else where its last whole row ends."""
-        self._file.close()
-        with self._change() as database:
-            if not anew:
-                return reconcile(database, self.path, unfinished)
-            write_all_again(database)
-            return True, None
-
     def _join_again(self) -> tuple[bool, int | None]:
         """Join with a CSV that others changed during the run."""
-        anew = self._rewrites or not is_there(self.path)
+        self._file.close()
         try:
-            return self._join(anew, unfinished=True)
+            with self._change() as database:
+                return join(database, self.path)
         except OutputError as error:
             raise OutputError(
                 f"{error.message} The results of the run are safe in {store_path(self.path)}.",
@@ -149,7 +139,7 @@ class CsvSync:
                 row_order.set_positions(database, order)
             delete_pages(database, f"csv = {DELETED}")
             database.execute("update pages set csv = ? where csv <> 0", (SAME,))
-            noted = *(self._file.stamp or (None, None)), CLEAN
+            noted = *(stamp(self.path) or (None, None)), CLEAN
             database.execute("update csv set size = ?, mtime_ns = ?, clean = ?", noted)
         self._appended = self._rewrites = False
 
@@ -161,13 +151,3 @@ class CsvSync:
                 f"{self.path} was changed while its last rows were written.",
                 f"The results are safe in {store_path(self.path)}. Run again with --resume.",
             )
-
-
-def is_there(path: str) -> bool:
-    """Whether there is a CSV whose header is whole."""
-    try:
-        return not is_unfinished_start(path)
-    except OutputError as error:
-        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-            return False
-        raise

@@ -4,13 +4,10 @@ import contextlib
 import os
 import sqlite3
 
-from mlx_chandra.store.csv_file import CsvFile
-from mlx_chandra.store.csv_sync import Start, is_there
-from mlx_chandra.store.reconcile import reconcile, write_all_again
-from mlx_chandra.store.rows import read_header
+from mlx_chandra.store.csv_sync import Start
+from mlx_chandra.store.reconcile import is_noted, join
+from mlx_chandra.store.rows import is_there, read_header
 from mlx_chandra.store.schema import (
-    CLEAN,
-    REPLACE,
     VERSION,
     connect,
     find_version,
@@ -20,7 +17,6 @@ from mlx_chandra.store.schema import (
     store_errors,
     store_path,
 )
-from mlx_chandra.store.version1 import take_redo_file
 
 _TABLES = """
 select replace(replace(sql, 'CREATE TABLE ', 'create table temp.'), 'CREATE INDEX ', 'create index temp.')
@@ -34,17 +30,15 @@ def open_preview(path: str, start: Start) -> sqlite3.Connection:
     Raises:
         OutputError: The store can't be read, is damaged or of a newer version; or the CSV is no CSV of ours.
     """
-    store, there = store_path(path), is_there(path)
-    if start is Start.OVERWRITE and there:
+    store = store_path(path)
+    if start is Start.OVERWRITE and is_there(path):
         read_header(path)
     with store_errors(store):
         database = _opened(store)
         try:
             make_views(database, hidden=start is Start.OVERWRITE)
-            *noted, clean = database.execute("select size, mtime_ns, clean from csv").fetchone()
-            as_noted = clean == CLEAN and tuple(noted) == CsvFile(path).stamp
-            if not as_noted and start is not Start.OVERWRITE:
-                _join(database, path, there, clean)
+            if start is not Start.OVERWRITE and not is_noted(database, path):
+                _join(database, path)
         except BaseException:
             database.close()
             raise
@@ -65,15 +59,11 @@ def _opened(store: str) -> sqlite3.Connection:
         return copy
 
 
-def _join(database: sqlite3.Connection, path: str, there: bool, clean: int) -> None:
-    """Reconcile with the CSV in temporary tables, which hide those of the file."""
+def _join(database: sqlite3.Connection, path: str) -> None:
+    """Join with the CSV in temporary tables, which hide those of the file."""
     database.execute("begin")
     for (statement,) in database.execute(_TABLES).fetchall():
         database.execute(statement)
     database.execute("insert into temp.pages select * from main.pages")
-    if there and clean != REPLACE:
-        take_redo_file(database, path)
-        reconcile(database, path, unfinished=clean != CLEAN)
-    else:
-        write_all_again(database)
+    join(database, path)
     database.execute("commit")

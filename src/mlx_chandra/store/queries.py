@@ -40,8 +40,9 @@ update pages set
 where path = :page
 """
 _COUNT = """
-update runs set updated = ?1, ended = iif(?2, ?1, ended), seconds = ?, pages = pages + ?, failed = failed + ?,
-    copies = copies + ?, prompt_tokens = prompt_tokens + ?, generated_tokens = generated_tokens + ? where id = ?
+update runs set updated = ?1, ended = iif(?2, ?1, ended), seconds = ?, pages = pages + ?,
+    failed = failed + ?, copies = copies + ?, prompt_tokens = prompt_tokens + ?, generated_tokens = generated_tokens + ?
+where id = ?
 """
 RESULT = (
     "select document, number, status, text, seconds, width, height, copy_of, "

@@ -7,8 +7,10 @@ lacks because a run was killed is completed. Texts are never all in memory.
 
 import sqlite3
 
-from mlx_chandra.store.rows import Row, Rows, page_of
-from mlx_chandra.store.schema import CHANGED, DELETED, NEW, SAME
+from mlx_chandra.store.csv_file import stamp
+from mlx_chandra.store.rows import Row, Rows, is_there, page_of
+from mlx_chandra.store.schema import CHANGED, CLEAN, DELETED, NEW, REPLACE, SAME
+from mlx_chandra.store.version1 import take_redo_file
 
 # The text of a row is kept only where the store may not have it. Of a doubled row the last one counts.
 _SEEN = """
@@ -58,24 +60,29 @@ select 1 from (
 """
 
 
-def reconcile(database: sqlite3.Connection, path: str, unfinished: bool) -> tuple[bool, int]:
-    """Join the store with the CSV at `path`, within the caller's transaction.
+def is_noted(database: sqlite3.Connection, path: str) -> bool:
+    """Whether the CSV at `path` is as the last run left it."""
+    *noted, clean = database.execute("select size, mtime_ns, clean from csv").fetchone()
+    return clean == CLEAN and tuple(noted) == stamp(path) and is_there(path)
 
-    `unfinished`: the last run is going on, or didn't leave the CSV clean. Its rows that the CSV lacks are
-    completed, for whoever saved the CSV may not have seen them.
+
+def join(database: sqlite3.Connection, path: str) -> tuple[bool, int | None]:
+    """Join the store with the CSV at `path`, if there is one, within the caller's transaction.
 
     Returns whether the CSV has to be rewritten (else appending what is NEW will do), and the offset behind
     its last whole row. Raises OutputError where it is no results table, or damaged.
     """
-    database.execute(_SEEN)
-    database.execute("delete from seen")
-    rows, place = Rows(path, lambda shown: _encoded(database, shown)), 0
-    for place, row in enumerate(rows, 1):
-        values = (row.path, *page_of(row.path), row.status, row.digest, place, row.text)
-        database.execute(_SEE, values)
-    (distinct,) = database.execute("select count(*) from seen").fetchone()
-    _join(database, {"torn": rows.torn, "unfinished": unfinished})
-    return distinct < place or is_behind(database), rows.end
+    (clean,) = database.execute("select clean from csv").fetchone()
+    if clean == REPLACE or not is_there(path):
+        delete_pages(database, f"csv = {DELETED} or digest = ''")
+        database.execute("update pages set csv = ?1 where csv <> ?1", (NEW,))
+        return True, None
+    take_redo_file(database, path)
+    rows = Rows(path, lambda shown: _encoded(database, shown))
+    doubled = _see(database, rows)
+    # A run that is going on, or was killed, wrote rows that whoever saved the CSV may not have seen.
+    _reconcile(database, {"torn": rows.torn, "unfinished": clean != CLEAN})
+    return doubled or is_behind(database), rows.end
 
 
 def is_behind(database: sqlite3.Connection) -> bool:
@@ -84,19 +91,25 @@ def is_behind(database: sqlite3.Connection) -> bool:
     return database.execute(asked, (CHANGED, DELETED)).fetchone() is not None
 
 
-def write_all_again(database: sqlite3.Connection) -> None:
-    """Note that the CSV has no row yet: all pages are to be written of which there is a text."""
-    delete_pages(database, f"csv = {DELETED} or digest = ''")
-    database.execute("update pages set csv = ?1 where csv <> ?1", (NEW,))
-
-
 def delete_pages(database: sqlite3.Connection, which: str = "true") -> None:
     """Delete the pages that meet a condition, with their texts."""
     database.execute(f"delete from texts where id in (select id from pages where {which})")
     database.execute(f"delete from pages where {which}")
 
 
-def _join(database: sqlite3.Connection, values: dict[str, bool]) -> None:
+def _see(database: sqlite3.Connection, rows: Rows) -> bool:
+    """Note all rows in `seen`; return whether a path has several."""
+    database.execute(_SEEN)
+    database.execute("delete from seen")
+    place = 0
+    for place, row in enumerate(rows, 1):
+        values = (row.path, *page_of(row.path), row.status, row.digest, place, row.text)
+        database.execute(_SEE, values)
+    (distinct,) = database.execute("select count(*) from seen").fetchone()
+    return bool(distinct < place)
+
+
+def _reconcile(database: sqlite3.Connection, values: dict[str, bool]) -> None:
     moved = database.execute(_MOVED).fetchone() is not None
     database.execute(_EDIT)
     moved = database.execute(_IMPORT).rowcount > 0 or moved

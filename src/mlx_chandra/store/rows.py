@@ -108,11 +108,15 @@ class Rows:
         )
 
 
-def is_unfinished_start(path: str) -> bool:
-    """Whether the file ends within its header: a run was killed while it made it."""
-    with disk_errors(path), open(path, "rb") as file:
-        start = file.read(len(HEADER))
-    return HEADER.startswith(start) and start != HEADER
+def is_there(path: str) -> bool:
+    """Whether there is a CSV whose header is whole. It ends within it where a run was killed at its start."""
+    with disk_errors(path):
+        try:
+            with open(path, "rb") as file:
+                start = file.read(len(HEADER))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return start == HEADER or not HEADER.startswith(start)
 
 
 def read_header(path: str) -> tuple[int, bytes]:

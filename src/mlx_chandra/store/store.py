@@ -20,11 +20,12 @@ from mlx_chandra.errors import OutputError, UsageError
 from mlx_chandra.files.paths import real_path, shown_path
 from mlx_chandra.store import order, queries
 from mlx_chandra.store.csv_file import check_place
-from mlx_chandra.store.csv_sync import CsvSync, Start, is_there
+from mlx_chandra.store.csv_sync import CsvSync, Start
 from mlx_chandra.store.database import Database
 from mlx_chandra.store.lock import Lock, lock_path
 from mlx_chandra.store.queries import OtherSettings, StoredFacts
 from mlx_chandra.store.reconcile import delete_pages
+from mlx_chandra.store.rows import is_there
 from mlx_chandra.store.schema import Damaged, open_store, set_aside, store_path
 
 __all__ = ["Again", "OtherSettings", "Start", "Store", "StoredFacts"]

@@ -15,7 +15,7 @@ from mlx_chandra.documents.page import ReadSettings
 from mlx_chandra.errors import OutputError
 from mlx_chandra.files.disk import disk_errors, write_whole
 from mlx_chandra.store.lock import Lock
-from mlx_chandra.store.rows import Rows, is_unfinished_start, page_of
+from mlx_chandra.store.rows import Rows, is_there, page_of
 
 if TYPE_CHECKING:
     from mlx_chandra.store.store import Store
@@ -44,8 +44,8 @@ drop table readings1
 
 
 _REDO = (
-    "insert into pages (path, document, number, status, digest, csv) values (?, ?, ?, ?, ?, ?) on conflict (path) "
-    "do update set status = excluded.status, digest = excluded.digest, csv = excluded.csv returning id"
+    "insert into pages (path, document, number, status, digest, csv) values (?, ?, ?, ?, ?, ?) "
+    "on conflict (path) do update set status = excluded.status, digest = excluded.digest, csv = excluded.csv returning id"
 )
 
 
@@ -64,7 +64,7 @@ def _beside(csv_path: str, end: str) -> str:
 def take_redo_file(database: sqlite3.Connection, csv_path: str) -> None:
     """Take the rows of a redo file, if there is one, as newer than those of the CSV."""
     path = _beside(csv_path, ".retry")
-    if not os.path.exists(path) or is_unfinished_start(path):
+    if not is_there(path):
         return
     for row in Rows(path):
         values = (row.path, *page_of(row.path), row.status, row.digest, 3 if row.status == _GONE else 2)

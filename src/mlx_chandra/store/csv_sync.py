@@ -102,7 +102,7 @@ class CsvSync:
             unplaced = database.execute("select 1 from pages where position is null limit 1").fetchone()
         if clean == CLEAN and not (complete and unplaced):
             return
-        with self.changing():
+        with self.changing() as database:
             pass
         if self._file.is_as_left and not self._rewrites:
             self._write(is_behind(database), None, complete)

@@ -41,7 +41,8 @@ where path = :page
 """
 _COUNT = """
 update runs set updated = ?1, ended = iif(?2, ?1, ended), seconds = ?, pages = pages + ?,
-    failed = failed + ?, copies = copies + ?, prompt_tokens = prompt_tokens + ?, generated_tokens = generated_tokens + ?
+    failed = failed + ?, copies = copies + ?, prompt_tokens = prompt_tokens + ?,
+    generated_tokens = generated_tokens + ?
 where id = ?
 """
 RESULT = (

@@ -29,63 +29,31 @@ UNCLEAN, CLEAN, REPLACE = 0, 1, 2  # a run wrote to it; as noted; to be replaced
 
 SCHEMA = """
 create table settings (
-    id integer primary key,
-    model text not null,
-    checkpoint text,
-    settings text not null,
+    id integer primary key, model text not null, checkpoint text, settings text not null,
     program text not null
 );
 create table runs (
-    id integer primary key,
-    began text not null,
-    updated text not null,
-    ended text,
-    settings integer not null references settings,
-    seconds real not null default 0,
-    pages integer not null default 0,
-    failed integer not null default 0,
-    copies integer not null default 0,
-    prompt_tokens integer not null default 0,
-    generated_tokens integer not null default 0
+    id integer primary key, began text not null, updated text not null, ended text,
+    settings integer not null references settings, seconds real not null default 0,
+    pages integer not null default 0, failed integer not null default 0, copies integer not null default 0,
+    prompt_tokens integer not null default 0, generated_tokens integer not null default 0
 );
 create table files (
-    path text primary key,
-    size integer not null,
-    mtime_ns integer not null,
-    content text not null
+    path text primary key, size integer not null, mtime_ns integer not null, content text not null
 );
 create table pages (
-    id integer primary key,
-    path text not null unique,
-    document text not null,
-    number integer not null,
-    status text not null,
-    digest text not null,
-    content text,
-    settings integer references settings,
-    run integer references runs,
-    finish_reason text,
-    prompt_tokens integer not null default 0,
-    output_tokens integer not null default 0,
-    generated_tokens integer not null default 0,
-    attempts integer not null default 0,
-    seconds real not null default 0,
-    width integer,
-    height integer,
-    box_scale integer,
-    copy_of text,
-    finished text,
-    position integer,
-    csv integer not null
+    id integer primary key, path text not null unique, document text not null, number integer not null,
+    status text not null, digest text not null, content text, settings integer references settings,
+    run integer references runs, finish_reason text, prompt_tokens integer not null default 0,
+    output_tokens integer not null default 0, generated_tokens integer not null default 0,
+    attempts integer not null default 0, seconds real not null default 0, width integer, height integer,
+    box_scale integer, copy_of text, finished text, position integer, csv integer not null
 );
 create table texts (
-    id integer primary key references pages,
-    text text not null
+    id integer primary key references pages, text text not null
 );
 create table csv (
-    size integer,
-    mtime_ns integer,
-    clean integer not null
+    size integer, mtime_ns integer, clean integer not null
 );
 insert into csv values (null, null, 0);
 create index pages_by_content on pages (content, number);
@@ -102,6 +70,12 @@ create temp view live as select *, coalesce(
     (select text from texts where id = pages.id), (select text from main.texts where id = pages.id)
 ) as text from pages where {}
 """
+
+# In one question, for a run may make the tables at this moment.
+_VERSION = (
+    "select application_id, user_version, (select count(*) from sqlite_master) "
+    "from pragma_application_id, pragma_user_version"
+)
 
 
 def _from_version1(database: sqlite3.Connection) -> None:
@@ -191,8 +165,7 @@ def connect(path: str, options: str = "") -> sqlite3.Connection:
 
 def find_version(database: sqlite3.Connection, path: str) -> int:
     """Return the version of the tables; 0 for an empty file. Raises Damaged and OutputError as `migrate`."""
-    (application,) = database.execute("pragma application_id").fetchone()
-    (version,) = database.execute("pragma user_version").fetchone()
+    application, version, tables = database.execute(_VERSION).fetchone()
     if application == APPLICATION and version > VERSION:
         raise OutputError(
             f"{shown_path(path)} is of a newer mlx-chandra (form {version}; this one knows {VERSION}).",
@@ -200,7 +173,7 @@ def find_version(database: sqlite3.Connection, path: str) -> int:
         )
     if application == APPLICATION and version >= 1:
         return int(version)
-    if database.execute("select 1 from sqlite_master").fetchone():
+    if tables:
         raise Damaged(f"{path} is no store of mlx-chandra's.", "Move it away; the CSV has all texts.")
     return 0
 

@@ -163,4 +163,5 @@ def _work(database: "sqlite3.Connection", first: int = 0) -> Work | None:
     """Return what the run with the id `first` and later ones did."""
     found = database.execute(_WORK, (first,)).fetchone()
     models = tuple(model for (model,) in database.execute(_MODELS, (first,)))
-    return Work(*found, models=models) if found[0] else None
+    values = [*found, models]
+    return Work(*values) if found[0] else None

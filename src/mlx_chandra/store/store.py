@@ -245,10 +245,11 @@ class Store:
             try:
                 with self._csv.changing() as connection:
                     self._put(connection, results)
-                    self._write_files(connection)
+                    queries.remember(connection, self._unsaved)
             except BaseException:
                 self._run, self._same = before
                 raise
+            self._unsaved.clear()
             if replaces:
                 self._db.show(hidden=False)
             self._csv.append(connection)
@@ -355,8 +356,5 @@ class Store:
     def _save_files(self) -> None:
         if self._unsaved:
             with self._db.change() as connection:
-                self._write_files(connection)
-
-    def _write_files(self, connection: sqlite3.Connection) -> None:
-        queries.remember(connection, self._unsaved)
-        self._unsaved.clear()
+                queries.remember(connection, self._unsaved)
+            self._unsaved.clear()

@@ -8,7 +8,7 @@ from mlx_chandra.files.disk import cleaned, disk_errors, sync_folder, write_whol
 
 
 def text_path(image_path: str, text_stem: str, below: str, text_dir: str | None) -> str:
-    """Return where a page's text goes: `<text_stem>_ocr.txt` beside its image, or in `below` of `text_dir`."""
+    """Return where a page's text goes: `<text_stem>_ocr.txt` beside its image or in `text_dir/below`."""
     folder = os.path.dirname(image_path) if text_dir is None else os.path.join(text_dir, below)
     return os.path.join(folder, f"{text_stem}_ocr.txt")
 

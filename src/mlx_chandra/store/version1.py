@@ -45,7 +45,8 @@ drop table readings1
 
 _REDO = (
     "insert into pages (path, document, number, status, digest, csv) values (?, ?, ?, ?, ?, ?) "
-    "on conflict (path) do update set status = excluded.status, digest = excluded.digest, csv = excluded.csv returning id"
+    "on conflict (path) do update set status = excluded.status, digest = excluded.digest, csv = excluded.csv "
+    "returning id"
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mlx_chandra.errors import DiskFullError
 from mlx_chandra.files import disk
-from mlx_chandra.store import database as store_database
+from mlx_chandra.store import store as store_module
 from mlx_chandra.store.store import Start, Store
 from tests.crash.test_disk_full import small_disk
 from tests.store.stores import SETTINGS, is_whole, opened, read, rows, texts, write
@@ -39,7 +39,7 @@ class Killer:
         return self._left < 0
 
     def patch(self) -> None:
-        write_all, connect = os.write, store_database.open_store
+        write_all, connect = os.write, store_module.open_store
 
         def written(file: int, data: bytes) -> int:
             if self.step():
@@ -47,13 +47,13 @@ class Killer:
                 os._exit(9)
             return write_all(file, data)
 
-        def traced(path: str) -> tuple[sqlite3.Connection, int]:
-            connection, version = connect(path)
+        def traced(path: str, locks: bool) -> tuple[sqlite3.Connection, int]:
+            connection, version = connect(path, locks)
             connection.set_trace_callback(lambda said: said == "commit" and self.step() and os._exit(9))
             return connection, version
 
         os.write = written  # type: ignore[assignment]
-        store_database.open_store = traced
+        store_module.open_store = traced
         for module, name in ((os, "fsync"), (os, "replace"), (os, "ftruncate"), (disk, "sync_folder")):
             setattr(module, name, self._before(getattr(module, name)))
 

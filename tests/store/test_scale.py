@@ -66,8 +66,8 @@ def test_a_clean_store_of_many_pages_is_opened_without_reading_the_csv(
 ) -> None:
     path = tmp_path / "r.csv"
     write(path, [read(f"/in/{number}.png", "text") for number in range(5_000)])
-    monkeypatch.setattr(csv_sync, "reconcile", lambda *_: pytest.fail("the CSV was read"))
-    monkeypatch.setattr(preview, "reconcile", lambda *_: pytest.fail("the CSV was read"))
+    monkeypatch.setattr(csv_sync, "join", lambda *_: pytest.fail("the CSV was read"))
+    monkeypatch.setattr(preview, "join", lambda *_: pytest.fail("the CSV was read"))
     for store in (opened(path), Store.preview(path, SETTINGS)):
         with store:
             assert store.count == 5_000

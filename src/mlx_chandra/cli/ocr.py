@@ -123,7 +123,7 @@ def _forecast(arguments: argparse.Namespace) -> int:
     start, again = resuming.start_of(arguments)
     documents.settings_of(arguments)  # for its errors
     now, any_settings = options.settings(), again is not None
-    with Store.preview(arguments.output, now, start, again, any_settings, texts=False) as store:
+    with Store.preview(arguments.output, now, start, again, any_settings) as store:
         dry_run.show(source, store, options, reading, arguments.verbose)
     return ExitCode.OK
 

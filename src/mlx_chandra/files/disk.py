@@ -23,14 +23,14 @@ def cleaned(text: str) -> str:
     return _NOT_IN_UTF8_OR_CSV.sub("\ufffd", text)
 
 
-def sync_file(file: IO[bytes]) -> None:
+def sync_file(file: int) -> None:
     """Return once the file's bytes are on the disk, also on macOS, where fsync stops at the disk's cache."""
     full_sync: int | None = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is not None:
         with contextlib.suppress(OSError):
-            fcntl.fcntl(file.fileno(), full_sync)
+            fcntl.fcntl(file, full_sync)
             return
-    os.fsync(file.fileno())
+    os.fsync(file)
 
 
 def sync_folder(folder: str) -> None:
@@ -81,7 +81,7 @@ def whole_file(path: str, tag: str = "") -> Iterator[IO[bytes]]:
             with _new_file(part) as file:
                 yield file
                 file.flush()
-                sync_file(file)
+                sync_file(file.fileno())
             os.replace(part, path)
         except BaseException:
             with contextlib.suppress(OSError):

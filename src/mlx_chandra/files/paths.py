@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 
-_ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
+_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
 _ESCAPED_BYTES = re.compile(rb"\\x([0-9a-f]{2})")
 
 
@@ -14,10 +14,14 @@ def shown_path(path: str) -> str:
     Each path has a form of its own: where a name really contains a backslash, an x and two hexadecimal
     digits, its backslash is written as `\x5c`. `real_path` turns it back.
     """
-    if path.isascii() and "\\x" not in path:  # nearly all, of very many
+    return with_shown_bytes(_ESCAPE.sub(r"\\x5c", path) if "\\x" in path else path)
+
+
+def with_shown_bytes(path: str) -> str:
+    r"""Return the path with `\xNN` for each surrogate escape of Python's."""
+    if path.isascii():  # nearly all, of very many
         return path
-    escaped = _ESCAPE.sub(r"\\x5cx\1", path)
-    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in escaped)
+    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in path)
 
 
 def folded(name: str) -> str:

@@ -6,18 +6,17 @@ whole file is written beside and renamed.
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from mlx_chandra.errors import OutputError
 from mlx_chandra.files.disk import disk_errors, sync_file, sync_folder, whole_file
 from mlx_chandra.store.rows import HEADER, Row
 
 _OPEN = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
-_CHUNK = 1 << 20  # bytes written at once
 
 
 class CsvFile:
-    """The CSV at `path`, opened when it is first appended to or rewritten. For one thread at a time.
+    """The CSV at `path`. For one thread at a time.
 
     All of it raises OutputError when the file can't be used (DiskFullError: for want of room).
     """
@@ -28,19 +27,14 @@ class CsvFile:
         self._left: tuple[int, int] | None = None  # size and time of change, as this run left it
 
     @property
-    def stamp(self) -> tuple[int, int] | None:
-        """Size in bytes and time of change of the file now; None where there is none."""
-        with disk_errors(self.path):
-            try:
-                found = os.stat(self.path)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        return found.st_size, found.st_mtime_ns
+    def is_open(self) -> bool:
+        """Whether rows can be appended."""
+        return self._file is not None
 
     @property
     def is_as_left(self) -> bool:
         """Whether nobody wrote to it since this run opened it or wrote to it last."""
-        return self._is_there() and self.stamp == self._left
+        return self._is_there() and stamp(self.path) == self._left
 
     def open(self, end: int | None = None) -> None:
         """Open the file, cut off at the byte `end` where that is given."""
@@ -49,32 +43,21 @@ class CsvFile:
             self._file = os.open(self.path, _OPEN)
             if end is not None and end < os.fstat(self._file).st_size:
                 os.ftruncate(self._file, end)
-                _sync(self._file)
-        self._note()
+                sync_file(self._file)
+            self._note(self._file)
 
     def append(self, rows: Iterable[Row]) -> bool:
-        """Add rows and return once they are on the disk. Returns False where others changed the file.
+        """Add rows and return once they are on the disk. Where others changed the file, close it: False.
 
         After a failed write it ends at its last whole row.
         """
-        if self._file is None or self._left is None or not self._is_there():
-            return False
-        end, written = self._left[0], 0
-        with disk_errors(self.path):
-            if os.fstat(self._file).st_size != end:
-                return False
-            try:
-                for chunk in _chunks(rows):
-                    written += _write(self._file, chunk)
-                _sync(self._file)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._file, end)
-                raise
-            if os.fstat(self._file).st_size != end + written:
-                return False
-        self._note()
-        return True
+        if self._file is not None and self._left is not None and self._is_there():
+            with disk_errors(self.path):
+                if self._append(self._file, self._left[0], rows):
+                    self._note(self._file)
+                    return True
+        self.close()
+        return False
 
     def rewrite(self, rows: Iterable[Row]) -> None:
         """Put a file of these rows in its place; where that fails, everything stays as it was."""
@@ -92,17 +75,39 @@ class CsvFile:
             os.close(self._file)
             self._file = None
 
+    def _append(self, file: int, end: int, rows: Iterable[Row]) -> bool:
+        if os.fstat(file).st_size != end:
+            return False
+        written = 0
+        try:
+            for row in rows:
+                written += _write(file, row.encoded)
+            sync_file(file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file, end)
+            raise
+        return os.fstat(file).st_size == end + written
+
     def _is_there(self) -> bool:
         """Whether its name still leads to the open file."""
-        try:
+        with contextlib.suppress(OSError):
             return self._file is not None and os.path.samestat(os.fstat(self._file), os.stat(self.path))
-        except OSError:
-            return False
+        return False
 
-    def _note(self) -> None:
-        if self._file is not None:
-            found = os.fstat(self._file)
-            self._left = found.st_size, found.st_mtime_ns
+    def _note(self, file: int) -> None:
+        found = os.fstat(file)
+        self._left = found.st_size, found.st_mtime_ns
+
+
+def stamp(path: str) -> tuple[int, int] | None:
+    """Return size in bytes and time of change of a file; None where there is none."""
+    with disk_errors(path):
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return found.st_size, found.st_mtime_ns
 
 
 def check_place(path: str) -> None:
@@ -115,24 +120,9 @@ def check_place(path: str) -> None:
         raise OutputError(f"{path} is not an ordinary file.", "Results can only be kept in one.")
 
 
-def _chunks(rows: Iterable[Row]) -> Iterator[bytes]:
-    chunk = bytearray()
-    for row in rows:
-        chunk += row.encoded
-        if len(chunk) >= _CHUNK:
-            yield bytes(chunk)
-            chunk.clear()
-    yield bytes(chunk)
-
-
 def _write(file: int, content: bytes) -> int:
     """Write all of it, of which the system may take less at once."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(file, rest) :]
     return len(content)
-
-
-def _sync(file: int) -> None:
-    with os.fdopen(file, "rb", closefd=False) as opened:
-        sync_file(opened)

@@ -9,55 +9,52 @@ from typing import Any
 
 from mlx_chandra.errors import OutputError
 from mlx_chandra.store import order
-from mlx_chandra.store.schema import DELETED, connect, is_damage, open_store, set_aside, store_errors
+from mlx_chandra.store.schema import Damaged, connect, make_views, store_errors
 
 
 class Database:
-    """The store at `path`; `version` is what was found there, 0 for nothing.
+    """The store at `path`, through an open connection.
 
-    `taken_away` is called before it is written anew where somebody took it away.
-
-    Raises:
-        Damaged: It is no database of ours, or a damaged one.
-        OutputError: It can't be written, or a newer version wrote it.
+    `taken_away` is called before the file is written anew where somebody took it away; None for a store that
+    is only asked. All of it raises OutputError for an error of SQLite's, and once it is closed.
     """
 
-    def __init__(self, path: str, mutex: "threading.RLock", taken_away: Callable[[], None]) -> None:
-        self.path, self._mutex, self._taken_away = path, mutex, taken_away
-        self._connection, self.version = open_store(path)
-        self._inode: os.stat_result | None = os.stat(path)
-        self._damaged = self._hidden = False
-
-    @classmethod
-    def of_preview(cls, path: str, mutex: "threading.RLock", connection: sqlite3.Connection) -> "Database":
-        """Return one that is only asked, through a connection that is open."""
-        database = cls.__new__(cls)
-        database.path, database._mutex, database._connection = path, mutex, connection
-        database.version, database._inode = 0, None
-        database._damaged = database._hidden = False
-        return database
+    def __init__(
+        self,
+        path: str,
+        mutex: "threading.RLock",
+        connection: sqlite3.Connection,
+        taken_away: Callable[[], None] | None,
+    ) -> None:
+        self.path, self.is_damaged = path, False
+        self._mutex, self._connection, self._taken_away = mutex, connection, taken_away
+        self._inode = os.stat(path) if taken_away else None
+        self._hidden = False
 
     def show(self, hidden: bool) -> None:
-        """Make the view `live` of the pages that count: none of them, while all are to be overwritten."""
+        """Let `live` show the pages that count: none of them, while all are to be overwritten."""
         self._hidden = hidden
-        self._connection.execute("drop view if exists temp.live")
-        condition = "0" if hidden else f"csv <> {DELETED}"
-        self._connection.execute(f"create temp view live as select * from pages where {condition}")
+        make_views(self._connection, hidden)
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[sqlite3.Connection]:
         """Give the connection to the block alone. SQLite doesn't survive being closed under a question."""
-        with self._mutex, store_errors(self.path):
+        with self._mutex:
             try:
-                yield self._connection
-            except sqlite3.Error as error:
-                self._damaged = self._damaged or is_damage(error)
+                with store_errors(self.path):
+                    yield self._connection
+            except Damaged:
+                self.is_damaged = True
                 raise
+
+    def all(self, asked: str, *values: object) -> list[Any]:
+        """Return all lines of an answer."""
+        with self.asking() as connection:
+            return connection.execute(asked, values).fetchall()
 
     def one(self, asked: str, *values: object) -> Any:
         """Return the first line of an answer; None for none."""
-        with self.asking() as connection:
-            return connection.execute(asked, values).fetchone()
+        return next(iter(self.all(asked, *values)), None)
 
     @contextlib.contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
@@ -75,28 +72,14 @@ class Database:
                 raise
 
     def close(self) -> None:
-        """Let go of the file. A damaged one is set aside, so that the next run begins anew from the CSV."""
+        """Let go of the file."""
         with self._mutex:
             self._connection.close()
-            if self._damaged and self._inode is not None:
-                with contextlib.suppress(OSError):
-                    self.set_aside()
-
-    def set_aside(self) -> str:
-        """Close the file and rename it; return its new name."""
-        self._connection.close()
-        self._damaged = False
-        return set_aside(self.path)
-
-    @property
-    def is_damaged(self) -> bool:
-        """Whether it was found damaged."""
-        return self._damaged
 
     def _be_there(self) -> None:
         """Write the file anew where it was taken away. Raises OutputError where another one lies there."""
         try:
-            if self._inode is None or os.path.samestat(self._inode, os.stat(self.path)):
+            if self._inode and os.path.samestat(self._inode, os.stat(self.path)):
                 return
         except (FileNotFoundError, NotADirectoryError):
             self._write_anew()
@@ -108,10 +91,12 @@ class Database:
 
     def _write_anew(self) -> None:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        self._taken_away()
+        if self._taken_away:
+            self._taken_away()
         connection = connect(self.path)
         self._connection.backup(connection)
-        order.plan(connection, order.planned(self._connection))
+        planned = self.all("select path from plan order by n")
         self._connection.close()
         self._connection, self._inode = connection, os.stat(self.path)
         self.show(self._hidden)
+        order.plan(connection, (path for (path,) in planned))

@@ -47,10 +47,9 @@ class Lock:
     @property
     def is_there(self) -> bool:
         """Whether its file is still where others look for it."""
-        try:
+        with contextlib.suppress(OSError):
             return self._held is None or os.path.samestat(self._held, os.stat(self._path))
-        except OSError:
-            return False
+        return False
 
     def release(self) -> None:
         """Let others in. A file that isn't this lock's any more is left to who holds it."""
@@ -83,19 +82,14 @@ def running_on(csv_path: str) -> int | None:
     from filelock import lock_descriptor
 
     path = lock_path(os.path.realpath(csv_path))
-    try:
+    with contextlib.suppress(OSError):  # there is no lock, or the disk knows none
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        if lock_descriptor(file, blocking=False):
-            return None
-        time.sleep(0.0 if _number(path) else 0.1)  # it may have been taken this moment
-        return _number(path)
-    except OSError:
-        return None  # a disk without locks
-    finally:
-        os.close(file)
+        with os.fdopen(file):
+            if lock_descriptor(file, blocking=False):
+                return None
+            time.sleep(0.0 if _number(path) else 0.1)  # it may have been taken this moment
+            return _number(path)
+    return None
 
 
 def _number(path: str) -> int:

@@ -10,20 +10,21 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from mlx_chandra.errors import OutputError
 from mlx_chandra.files.disk import cleaned, disk_errors
+from mlx_chandra.files.paths import with_shown_bytes
 
 COLUMNS = ("image_path", "status", "ocr_text")
 HEADER = ",".join(COLUMNS).encode() + b"\r\n"
 
-_FIELD = rb'("[^"]*(?:""[^"]*)*"|[^",\r\n]*)'
+_FIELD = rb'("[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*)'
 _ROW = re.compile(_FIELD + b"," + _FIELD + b"," + _FIELD + rb"\r?\n")
+_LINES = re.compile(rb'[^"\n]*+(?:"[^"]*+"[^"\n]*+)*+\n')  # up to the first line end that isn't quoted
 _PATH = re.compile(_FIELD + b",")
 _PAGE = re.compile(r"(.+)#page=([1-9]\d{0,8})", re.DOTALL)
 _LIKE_A_ROW = rb'"?[^"\r\n]+"?,(?:ok|"?error:[^\r\n]*),'
-_FIRST_CHUNK, _CHUNK = 1 << 16, 1 << 22  # bytes
+_CHUNK = 1 << 20  # bytes read at least
 _LONGEST_ROW = 64 << 20  # bytes; far above any page's text
 
 
@@ -60,10 +61,6 @@ def page_of(shown: str) -> tuple[str, int]:
     return (page[1], int(page[2])) if page else (shown, 0)
 
 
-def _nothing(_: str) -> bytes | None:
-    return None
-
-
 class Rows:
     """Iterates over the whole rows of a CSV.
 
@@ -74,83 +71,59 @@ class Rows:
     last row.
     """
 
-    def __init__(self, path: str, expected: Callable[[str], bytes | None] = _nothing) -> None:
+    def __init__(self, path: str, expected: Callable[[str], bytes | None] = lambda _: None) -> None:
         self.path, self.torn = path, False
-        self.end, self._line_end = _header(path)
+        self.end, self._line_end = read_header(path)
         self._expected = expected
 
     def __iter__(self) -> Iterator[Row]:
-        size = _FIRST_CHUNK
+        rest = b""
         with disk_errors(self.path), open(self.path, "rb") as file:
-            while True:
-                file.seek(self.end)
-                chunk, place, start = file.read(size), 0, self.end
-                size = _CHUNK
-                while (match := _ROW.match(chunk, place)) is not None and b"\0" not in match[0]:
+            file.seek(self.end)
+            while len(rest) <= _LONGEST_ROW and (more := file.read(max(_CHUNK, len(rest)))):
+                rest, place = rest + more, 0
+                while (match := _ROW.match(rest, place)) is not None and b"\0" not in match[0]:
                     place = match.end()
-                    self.end = start + place
+                    self.end += len(match[0])
                     yield _row(match)
-                file.seek(self.end)
-                row = self._long_row(file)  # goes beyond the chunk, or is torn
-                if row is None:
-                    return
-                yield row
+                rest = rest[place:]
+        self.torn = bool(rest)
+        if not self._is_torn_row(rest):
+            raise OutputError(
+                f"{self.path} is damaged: what begins at byte {self.end:,} is not a row, and more follows.",
+                "It was left as it is; mend it, or choose another --output.",
+            )
 
-    def _long_row(self, file: BinaryIO) -> Row | None:
-        """Return the row at the file's place, read line by line; None at the end and for a torn one."""
-        lines: list[bytes] = []
-        quotes = size = 0
-        for line in file:
-            lines.append(line)
-            size, quotes = size + len(line), quotes + line.count(b'"')
-            if size > _LONGEST_ROW:
-                raise self._damaged()
-            if quotes % 2 == 0 and line.endswith(b"\n"):
-                return self._whole_row(b"".join(lines), file)
-        self._check_torn(b"".join(lines))
-        return None
-
-    def _whole_row(self, raw: bytes, file: BinaryIO) -> Row | None:
-        match = _ROW.fullmatch(raw)
-        if match is not None and b"\0" not in raw:
-            self.end += len(raw)
-            return _row(match)
-        if b"\0" in raw and not file.read(1):  # a power cut leaves zeros at the end
-            self.torn = True
-            return None
-        raise self._damaged()
-
-    def _check_torn(self, tail: bytes) -> None:
-        """Note whether a tail without a row's end is there; raise OutputError if it holds other rows."""
-        self.torn = bool(tail)
+    def _is_torn_row(self, tail: bytes) -> bool:
+        """Whether no whole row lies in what follows the last one that could be read."""
+        lines = _LINES.match(tail)
+        if len(tail) > _LONGEST_ROW:
+            return False
+        if lines is not None:
+            return b"\0" in lines[0] and lines.end() == len(tail)  # a power cut leaves zeros at the end
         path = _PATH.match(tail)
         expected = path and self._expected(_shown(path[1]))
-        if expected and expected.startswith(tail):
-            return
-        if re.search(self._line_end + _LIKE_A_ROW, tail):
-            raise self._damaged()
-
-    def _damaged(self) -> OutputError:
-        return OutputError(
-            f"{self.path} is damaged: what begins at byte {self.end:,} is not a row, and more follows.",
-            "It was left as it is; mend it, or choose another --output.",
+        return bool(expected and expected.startswith(tail)) or not re.search(
+            self._line_end + _LIKE_A_ROW, tail
         )
 
 
-def check_header(path: str) -> None:
-    """Raise OutputError where the file's first line is not a results table's (a BOM, quotes, LF may be)."""
-    _header(path)
+def is_there(path: str) -> bool:
+    """Whether there is a CSV whose header is whole. It ends within it where a run was killed at its start."""
+    with disk_errors(path):
+        try:
+            with open(path, "rb") as file:
+                start = file.read(len(HEADER))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return start == HEADER or not HEADER.startswith(start)
 
 
-def is_unfinished_start(path: str) -> bool:
-    """Whether the file ends within its header: a run was killed while it made it."""
-    with disk_errors(path), open(path, "rb") as file:
-        start = file.read(len(HEADER))
-    return HEADER.startswith(start) and start != HEADER
+def read_header(path: str) -> tuple[int, bytes]:
+    """Return the offset behind the header, and how lines end.
 
-
-def _header(path: str) -> tuple[int, bytes]:
-    """Return the offset behind the header, and how lines end."""
+    Raises OutputError where the first line is not a results table's (a BOM, quotes, LF may be).
+    """
     with disk_errors(path), open(path, "rb") as file:
         header = file.readline(100)
     if header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").replace(b'"', b"") != HEADER.rstrip():
@@ -167,10 +140,7 @@ def _row(match: re.Match[bytes]) -> Row:
 
 
 def _shown(field: bytes) -> str:
-    path = _unquoted(field).decode("utf-8", "surrogateescape")
-    if path.isascii():
-        return path
-    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in path)
+    return with_shown_bytes(_unquoted(field).decode("utf-8", "surrogateescape"))
 
 
 def _unquoted(field: bytes) -> bytes:

@@ -8,8 +8,6 @@ run's own lock (`lock.py`) keeps the writers apart.
 """
 
 import contextlib
-import errno
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -31,63 +29,31 @@ UNCLEAN, CLEAN, REPLACE = 0, 1, 2  # a run wrote to it; as noted; to be replaced
 
 SCHEMA = """
 create table settings (
-    id integer primary key,
-    model text not null,
-    checkpoint text,
-    settings text not null,
+    id integer primary key, model text not null, checkpoint text, settings text not null,
     program text not null
 );
 create table runs (
-    id integer primary key,
-    began text not null,
-    updated text not null,
-    ended text,
-    settings integer not null references settings,
-    seconds real not null default 0,
-    pages integer not null default 0,
-    failed integer not null default 0,
-    copies integer not null default 0,
-    prompt_tokens integer not null default 0,
-    generated_tokens integer not null default 0
+    id integer primary key, began text not null, updated text not null, ended text,
+    settings integer not null references settings, seconds real not null default 0,
+    pages integer not null default 0, failed integer not null default 0, copies integer not null default 0,
+    prompt_tokens integer not null default 0, generated_tokens integer not null default 0
 );
 create table files (
-    path text primary key,
-    size integer not null,
-    mtime_ns integer not null,
-    content text not null
+    path text primary key, size integer not null, mtime_ns integer not null, content text not null
 );
 create table pages (
-    id integer primary key,
-    path text not null unique,
-    document text not null,
-    number integer not null,
-    status text not null,
-    digest text not null,
-    content text,
-    settings integer references settings,
-    run integer references runs,
-    finish_reason text,
-    prompt_tokens integer not null default 0,
-    output_tokens integer not null default 0,
-    generated_tokens integer not null default 0,
-    attempts integer not null default 0,
-    seconds real not null default 0,
-    width integer,
-    height integer,
-    box_scale integer,
-    copy_of text,
-    finished text,
-    position integer,
-    csv integer not null
+    id integer primary key, path text not null unique, document text not null, number integer not null,
+    status text not null, digest text not null, content text, settings integer references settings,
+    run integer references runs, finish_reason text, prompt_tokens integer not null default 0,
+    output_tokens integer not null default 0, generated_tokens integer not null default 0,
+    attempts integer not null default 0, seconds real not null default 0, width integer, height integer,
+    box_scale integer, copy_of text, finished text, position integer, csv integer not null
 );
 create table texts (
-    id integer primary key references pages,
-    text text not null
+    id integer primary key references pages, text text not null
 );
 create table csv (
-    size integer,
-    mtime_ns integer,
-    clean integer not null
+    size integer, mtime_ns integer, clean integer not null
 );
 insert into csv values (null, null, 0);
 create index pages_by_content on pages (content, number);
@@ -97,27 +63,34 @@ create index pages_by_position on pages (position, csv);
 create index pages_to_write on pages (csv) where csv <> 0;
 """
 
-Migration = Callable[[sqlite3.Connection], None]
+_VIEWS = """
+create temp table if not exists plan (n integer primary key, path text not null unique);
+drop view if exists temp.live;
+create temp view live as select *, coalesce(
+    (select text from texts where id = pages.id), (select text from main.texts where id = pages.id)
+) as text from pages where {}
+"""
 
-
-def _first(database: sqlite3.Connection) -> None:
-    """Make the tables of version 1 and 2 at once: there is nothing to be migrated."""
-    run_script(database, SCHEMA)
+# In one question, for a run may make the tables at this moment.
+_VERSION = (
+    "select application_id, user_version, (select count(*) from sqlite_master) "
+    "from pragma_application_id, pragma_user_version"
+)
 
 
 def _from_version1(database: sqlite3.Connection) -> None:
     version1.rename_tables(database)
     run_script(database, SCHEMA)
-    version1.copy_facts(database)
+    run_script(database, version1.COPY_FACTS)
 
 
-MIGRATIONS: list[Migration] = [_from_version1]
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_from_version1]
 """What makes version n + 2 of n + 1."""
 
 VERSION = 1 + len(MIGRATIONS)
 
 
-class Damaged(Exception):
+class Damaged(OutputError):
     """The file is damaged, or something else."""
 
 
@@ -127,13 +100,21 @@ def run_script(database: sqlite3.Connection, script: str) -> None:
         database.execute(statement)
 
 
+def make_views(database: sqlite3.Connection, hidden: bool) -> None:
+    """Make `live`, the pages that count with their texts (none if `hidden`), and `plan`, the input's paths.
+
+    Both are this connection's own. In a preview, temporary tables hide the file's pages and some texts.
+    """
+    run_script(database, _VIEWS.format("false" if hidden else f"csv <> {DELETED}"))
+
+
 def store_path(csv_path: str) -> str:
     """Return where the store of a CSV lies."""
     return f"{csv_path}.journal.sqlite"
 
 
-def open_store(path: str) -> tuple[sqlite3.Connection, int]:
-    """Open the store to write to it; make or migrate it where needed.
+def open_store(path: str, locks: bool) -> tuple[sqlite3.Connection, int]:
+    """Open the store to write to it; make or migrate it where needed. `locks`: the disk has them.
 
     Returns the database, and the version that was found; 0 for none.
 
@@ -142,15 +123,13 @@ def open_store(path: str) -> tuple[sqlite3.Connection, int]:
         OutputError: It can't be written, or a newer version wrote it.
     """
     with store_errors(path):
-        database = connect(path, "" if _has_locks(path) else "?nolock=1")
+        database = connect(path, "" if locks else "?nolock=1")
         try:
             database.execute("begin immediate")
             version = migrate(database, path)
             database.execute("commit")
-        except BaseException as error:
+        except BaseException:
             database.close()
-            if is_damage(error):
-                raise Damaged from error
             raise
     return database, version
 
@@ -158,12 +137,12 @@ def open_store(path: str) -> tuple[sqlite3.Connection, int]:
 def migrate(database: sqlite3.Connection, path: str) -> int:
     """Bring the tables to this version within the caller's transaction; return the version before.
 
-    Raises:
-        Damaged: It is somebody else's database.
-        OutputError: A newer version wrote it.
+    Raises Damaged where it is somebody else's database, and OutputError where a newer version wrote it.
     """
-    version = _version(database, path)
-    for step in MIGRATIONS[version - 1 :] if version else [_first]:
+    version = find_version(database, path)
+    if not version:
+        run_script(database, SCHEMA)
+    for step in MIGRATIONS[version - 1 :] if version else []:
         step(database)
     if version < VERSION:
         database.execute(f"pragma application_id = {APPLICATION}")
@@ -172,31 +151,31 @@ def migrate(database: sqlite3.Connection, path: str) -> int:
 
 
 def open_to_read(path: str) -> sqlite3.Connection:
-    """Open the store for somebody who changes nothing, also while a run writes to it.
-
-    Raises OutputError when it can't be read, is damaged, or a newer version wrote it.
-    """
-    with store_errors(path):
-        # Not mode=ro alone: what a killed run left half written is taken back by whoever opens it next.
-        writable = os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK)
-        database = connect(path, "?mode=rw" if writable else "?mode=ro")
-        try:
-            _version(database, path)
-        except Damaged as error:
-            database.close()
-            raise OutputError(
-                f"{path} is no store of mlx-chandra's.", "Move it away; the CSV has all texts."
-            ) from error
-        except BaseException:
-            database.close()
-            raise
-    return database
+    """Open the store for somebody who changes nothing, also while a run writes to it."""
+    # Not mode=ro alone: what a killed run left half written is taken back by whoever opens it next.
+    writable = os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK)
+    return connect(path, "?mode=rw" if writable else "?mode=ro")
 
 
 def connect(path: str, options: str = "") -> sqlite3.Connection:
     """Connect to a database file; "" is a temporary one."""
     uri = f"file:{quote(os.fsencode(path))}{options}" if path else ""
     return sqlite3.connect(uri, _PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def find_version(database: sqlite3.Connection, path: str) -> int:
+    """Return the version of the tables; 0 for an empty file. Raises Damaged and OutputError as `migrate`."""
+    application, version, tables = database.execute(_VERSION).fetchone()
+    if application == APPLICATION and version > VERSION:
+        raise OutputError(
+            f"{shown_path(path)} is of a newer mlx-chandra (form {version}; this one knows {VERSION}).",
+            "Use that one. Or move the store away: then every page in the CSV counts as read.",
+        )
+    if application == APPLICATION and version >= 1:
+        return int(version)
+    if tables:
+        raise Damaged(f"{path} is no store of mlx-chandra's.", "Move it away; the CSV has all texts.")
+    return 0
 
 
 def set_aside(path: str) -> str:
@@ -212,58 +191,31 @@ def set_aside(path: str) -> str:
 
 @contextlib.contextmanager
 def store_errors(path: str) -> Iterator[None]:
-    """Raise DiskFullError or OutputError, naming the store, for an error of SQLite's or the system's."""
+    """Raise an OutputError that names the store for an error of SQLite's or the system's.
+
+    It is Damaged where the file itself is, and DiskFullError for want of room.
+    """
     try:
         with disk_errors(path):
             yield
     except sqlite3.Error as error:
-        raise _store_error(path, error) from error
-
-
-def is_damage(error: BaseException | None) -> bool:
-    """Whether an error says that the file itself is damaged."""
-    name = str(getattr(error, "sqlite_errorname", ""))
-    return isinstance(error, Damaged) or name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+        raise _store_error(shown_path(path), error) from error
 
 
 def _store_error(path: str, error: sqlite3.Error) -> OutputError:
-    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+    name = str(getattr(error, "sqlite_errorname", ""))
+    # where a limit on files' sizes or a quota is reached, SQLite says only that it can't write
+    if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
         return DiskFullError(
-            f"The disk that takes {shown_path(path)} is full.",
+            f"The disk that takes {path} is full.",
             "What was written before is safe. Make room and run again with --resume.",
         )
-    if is_damage(error):
-        return OutputError(
-            f"The store {shown_path(path)} is damaged: {error}.",
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return Damaged(
+            f"The store {path} is damaged: {error}.",
             "The results in the CSV are safe. Run again with --resume: it begins a new store from the CSV.",
         )
     return OutputError(
-        f"The store {shown_path(path)} can't be used: {error}.",
+        f"The store {path} can't be used: {error}.",
         "The results are safe. Check the disk and the folder's rights, and run again with --resume.",
     )
-
-
-def _version(database: sqlite3.Connection, path: str) -> int:
-    """Return the version of the tables; 0 for an empty file. Raises Damaged and OutputError."""
-    (application,) = database.execute("pragma application_id").fetchone()
-    (version,) = database.execute("pragma user_version").fetchone()
-    if application == APPLICATION and version > VERSION:
-        raise OutputError(
-            f"{shown_path(path)} is of a newer mlx-chandra (form {version}; this one knows {VERSION}).",
-            "Use that one. Or move the store away: then every page in the CSV counts as read.",
-        )
-    if application == APPLICATION and version >= 1:
-        return int(version)
-    if database.execute("select 1 from sqlite_master").fetchone():
-        raise Damaged
-    return 0
-
-
-def _has_locks(path: str) -> bool:
-    """Whether the disk can lock the file, which is made where there is none."""
-    with open(path, "ab") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-    return True

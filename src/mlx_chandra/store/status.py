@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 
     from mlx_chandra.store.store import Store
 
-_ORDER = "order by position is null, position, id"
+_FAILED = "select path, status from live where status <> 'ok' order by position is null, position, id"
 _SLOWEST = (
     "select path, seconds, generated_tokens, attempts, status from live "
     "where copy_of is null and seconds > 0 order by seconds desc limit ?"
+)
+_WORK = """
+select count(*), min(began), (select ended from runs order by id desc limit 1), sum(seconds), sum(pages),
+    sum(failed), sum(copies), sum(prompt_tokens), sum(generated_tokens) from runs where id >= ?
+"""
+_MODELS = (
+    "select distinct model from settings where id in (select settings from runs where id >= ?) order by id"
 )
 
 
@@ -46,16 +53,8 @@ class Slow:
 
 @dataclass(frozen=True)
 class Work:
-    """What runs did.
-
-    Attributes:
-        runs: How many they are.
-        began: When the first of them began, in UTC.
-        ended: When the last one ended; None where it was killed or is still going on.
-        seconds: All of them together.
-        pages: With a result by them, among them `failed` and `copies`, which weren't read.
-        prompt_tokens, generated_tokens: Of the pages that were read.
-        models: With which models.
+    """What runs did: when the first began and the last ended in UTC (None: killed or going on), seconds of
+    all together, pages with a result, failed ones and copies among them, and tokens of pages that were read.
     """
 
     runs: int
@@ -82,10 +81,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is stored of a collection.
+    """What is stored of a CSV's pages.
 
     Attributes:
-        path: The CSV's.
         states: Number of pages by state: `ok`, `error:truncated`, `error:locked`, ...
         failed: Pages with an error, in the CSV's order.
         running: The number of the process that writes to it now; None for none.
@@ -121,22 +119,18 @@ def statistics(csv_path: str, slowest: int) -> Statistics:
     has_store = os.path.exists(store_path(path))
     if not os.path.isfile(path) and not has_store:
         raise UsageError(f"There is no results file {path}.", "Check the path.")
-    store = Store.preview(path, ReadSettings(), texts=False)
-    try:
-        with store.asking() as database:
-            states, failed = _states(database)
-            return Statistics(
-                path,
-                states,
-                failed,
-                running_on(path),
-                has_store,
-                tuple(Slow(*row) for row in database.execute(_SLOWEST, (slowest,))),
-                _work(database, "where id = (select max(id) from runs)"),
-                _work(database, ""),
-            )
-    finally:
-        store.close()
+    with Store.preview(path, ReadSettings()) as store, store.asking() as database:
+        (last,) = database.execute("select coalesce(max(id), 0) from runs").fetchone()
+        return Statistics(
+            path,
+            _states(database),
+            tuple(Failed(*row) for row in database.execute(_FAILED)),
+            running_on(path),
+            has_store,
+            tuple(Slow(*row) for row in database.execute(_SLOWEST, (slowest,))),
+            _work(database, last),
+            _work(database),
+        )
 
 
 @dataclass(frozen=True)
@@ -151,35 +145,25 @@ class Speed:
 def speed(store: "Store") -> Speed | None:
     """Return the speed of all runs of a store; None where none has read a page."""
     with store.asking() as database:
-        work = _work(database, "")
-    read = 0 if work is None else work.pages - work.copies
-    if work is None or read <= 0 or not work.seconds or not work.generated_tokens:
+        work = _work(database)
+        (read, output) = database.execute(
+            "select count(*), avg(generated_tokens) from live where attempts > 0 and copy_of is null"
+        ).fetchone()
+    if work is None or not read or not work.seconds:
         return None
-    tokens = work.prompt_tokens + work.generated_tokens
-    return Speed(read, work.generated_tokens / read, tokens / work.seconds)
+    return Speed(read, output, (work.prompt_tokens + work.generated_tokens) / work.seconds)
 
 
-def _states(database: "sqlite3.Connection") -> tuple[dict[str, int], tuple[Failed, ...]]:
+def _states(database: "sqlite3.Connection") -> dict[str, int]:
     states: Counter[str] = Counter()
-    failed = []
-    for path, status in database.execute(f"select path, status from live {_ORDER}"):
-        states[":".join(status.split(":")[:2])] += 1
-        if status != "ok":
-            failed.append(Failed(path, status))
-    return dict(states), tuple(failed)
+    for status, pages in database.execute("select status, count(*) from live group by status"):
+        states[":".join(status.split(":")[:2])] += pages
+    return dict(states)
 
 
-def _work(database: "sqlite3.Connection", where: str) -> Work | None:
-    names = ("seconds", "pages", "failed", "copies", "prompt_tokens", "generated_tokens")
-    sums = ", ".join(f"sum({name})" for name in names)
-    row = database.execute(f"select count(*), min(began), {sums} from runs {where}").fetchone()
-    if not row[0]:
-        return None
-    (ended,) = database.execute(f"select ended from runs {where} order by id desc").fetchone()
-    models = database.execute(
-        f"select distinct model from settings where id in (select settings from runs {where}) order by id"
-    )
-    words = tuple(model for (model,) in models)
-    return Work(
-        runs=row[0], began=row[1], ended=ended, models=words, **dict(zip(names, row[2:], strict=True))
-    )
+def _work(database: "sqlite3.Connection", first: int = 0) -> Work | None:
+    """Return what the run with the id `first` and later ones did."""
+    found = database.execute(_WORK, (first,)).fetchone()
+    models = tuple(model for (model,) in database.execute(_MODELS, (first,)))
+    values = [*found, models]
+    return Work(*values) if found[0] else None

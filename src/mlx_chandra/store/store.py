@@ -5,6 +5,7 @@ made from it. What somebody changes in the CSV between runs counts: `reconcile.p
 """
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
@@ -19,12 +20,13 @@ from mlx_chandra.errors import OutputError, UsageError
 from mlx_chandra.files.paths import real_path, shown_path
 from mlx_chandra.store import order, queries
 from mlx_chandra.store.csv_file import check_place
-from mlx_chandra.store.csv_sync import CsvSync, Start, is_there
+from mlx_chandra.store.csv_sync import CsvSync, Start
 from mlx_chandra.store.database import Database
 from mlx_chandra.store.lock import Lock, lock_path
 from mlx_chandra.store.queries import OtherSettings, StoredFacts
 from mlx_chandra.store.reconcile import delete_pages
-from mlx_chandra.store.schema import Damaged, is_damage, set_aside, store_path
+from mlx_chandra.store.rows import is_there
+from mlx_chandra.store.schema import Damaged, open_store, set_aside, store_path
 
 __all__ = ["Again", "OtherSettings", "Start", "Store", "StoredFacts"]
 
@@ -32,12 +34,7 @@ Again = Callable[[str, str], bool]
 """Whether a row is to be read again, by its path as shown and its status."""
 
 _MOST_UNSAVED = 5000  # files whose hashes wait for the next group of pages
-_AT_ONCE = 50  # copies looked at in one question
 _UNSETTLED = 3_000_000_000  # nanoseconds; a file may change twice within a tick of a coarse clock
-
-
-def _never(_: str, __: str) -> bool:
-    return False
 
 
 class Store:
@@ -67,14 +64,23 @@ class Store:
         start: Start = Start.FRESH,
         again: Again | None = None,
         any_settings: bool = False,
+        writes: bool = True,
     ) -> None:
-        self._prepare(csv_path, settings, again, any_settings)
-        check_place(self.path)
-        self._lock: Lock | None = Lock(lock_path(self.path), self.path, "--output")
-        if not self._lock.exists:
-            self.warnings.append(f"The disk of {self.path} knows no locks: start no second run with it.")
+        self.path = os.path.realpath(csv_path)
+        self.database = store_path(self.path)
+        self.warnings: list[str] = []
+        self._settings, self._again, self._any_settings = settings, again, any_settings
+        self._mutex = threading.RLock()
+        self._db: Database
+        self._csv: CsvSync | None = None  # None in a preview
+        self._files = contextlib.ExitStack()
+        self._lock: Lock | None = None
+        self._run: int | None = None
+        self._began = 0.0
+        self._unsaved: dict[str, tuple[int, int, str]] = {}  # size, time and hash of files, by shown path
+        self._same: frozenset[int] = frozenset()
         try:
-            self._open(start)
+            self._open(start) if writes else self._look(start)
         except BaseException:
             self._let_go()
             raise
@@ -87,48 +93,12 @@ class Store:
         start: Start = Start.RESUME,
         again: Again | None = None,
         any_settings: bool = False,
-        texts: bool = True,
     ) -> "Store":
         """Return a store that gives the same answers, locks nothing, and writes nothing beside the CSV.
 
-        Where store and CSV differ, it is a temporary copy; without `texts` that holds none.
-
         Raises UsageError and OutputError as opening does; a damaged store isn't set aside.
         """
-        from mlx_chandra.store.preview import open_preview
-
-        store = cls.__new__(cls)
-        store._lock = None
-        store._prepare(csv_path, settings, again, any_settings)
-        connection = open_preview(store.path, start, texts)
-        store._database = Database.of_preview(store.database, store._mutex, connection)
-        store._database.show(hidden=start is Start.OVERWRITE)
-        try:
-            store._check_start(start)
-            store.use(settings)
-        except BaseException:
-            store._let_go()
-            raise
-        return store
-
-    def _prepare(
-        self,
-        csv_path: str | os.PathLike[str],
-        settings: ReadSettings,
-        again: Again | None,
-        any_settings: bool,
-    ) -> None:
-        self.path = os.path.realpath(csv_path)
-        self.database = store_path(self.path)
-        self.warnings: list[str] = []
-        self._settings, self._again, self._any_settings = settings, again or _never, any_settings
-        self._mutex = threading.RLock()
-        self._database: Database | None = None
-        self._csv: CsvSync | None = None  # None in a preview
-        self._run: int | None = None
-        self._began = 0.0
-        self._unsaved: dict[str, tuple[int, int, str]] = {}  # size, time and hash of files, by shown path
-        self._same: frozenset[int] = frozenset()
+        return cls(csv_path, settings, start, again, any_settings, writes=False)
 
     def __enter__(self) -> "Store":
         return self
@@ -170,13 +140,13 @@ class Store:
         this_run = run is not None and run == self._run
         hashed = self._unsaved.get(shown_path(page.document.path)) or (tuple(file) if file[2] else None)
         same = self._any_settings or settings is None or content is None or settings in self._same
-        again = not this_run and self._again(shown, status)
+        again = not this_run and self._again is not None and self._again(shown, status)
         return StoredFacts(status, content, same, again, this_run, hashed)
 
     def result(self, path: str) -> PageResult | None:
         """Return all that is stored of a page, by its real path, text and settings included."""
-        with self._db.asking() as connection:
-            return queries.result(connection, path)
+        found = self._db.one(queries.RESULT, shown_path(path))
+        return queries.result_of(found) if found else None
 
     def same_content(self, content: str, number: int, this_run: bool) -> Iterator[tuple[str, str]]:
         """Yield real path and status of pages read of the same bytes with the same settings, oldest first.
@@ -187,16 +157,11 @@ class Store:
             this_run: Only those that this run has read itself.
         """
         last = 0
-        while True:  # mostly the first one will do, of maybe thousands
-            with self._db.asking() as connection:
-                found = connection.execute(queries.COPIES, (content, number, last, _AT_ONCE)).fetchall()
-            for _, path, status, settings, run, copy_of in found:
-                is_read_now = run == self._run and run is not None and copy_of is None
-                if settings in self._same and (is_read_now or not this_run):
-                    yield real_path(path), status
-            if len(found) < _AT_ONCE:
-                return
-            last = found[-1][0]
+        while found := self._db.one(queries.COPIES, content, number, last):  # mostly the first one will do
+            last, path, status, settings, run, copy_of = found
+            is_read_now = run == self._run and run is not None and copy_of is None
+            if settings in self._same and (is_read_now or not this_run):
+                yield real_path(path), status
 
     def file_content(self, path: str, size: int, mtime_ns: int) -> str | None:
         """Return the hash of the file's bytes, if it was hashed before and has this size and time still."""
@@ -206,27 +171,20 @@ class Store:
 
     def pages_of(self, document: str) -> list[str]:
         """Return the real paths of the numbered pages of a document."""
-        with self._db.asking() as connection:
-            return queries.document_pages(connection, document, 1)
+        return self._pages(document, 1)
 
     def document(self, path: str) -> Iterator[PageResult]:
         """Yield the results of a document's pages by their numbers, or its single one; by its real path."""
-        with self._db.asking() as connection:
-            pages = queries.document_pages(connection, path, 0)
-        for page in pages:
-            if (result := self.result(page)) is not None:
-                yield result
+        return filter(None, map(self.result, self._pages(path, 0)))
 
     def documents(self) -> Iterator[str]:
         """Yield every document's real path, in the order of the CSV."""
-        with self._db.asking() as connection:
-            found = [document for (document,) in connection.execute(queries.DOCUMENTS)]
-        yield from map(real_path, found)
+        return (real_path(document) for (document,) in self._db.all(queries.DOCUMENTS))
 
     def other_settings(self) -> list[OtherSettings]:
         """Return what pages were read with that weren't read as this run reads, the most first."""
-        with self._db.asking() as connection:
-            return queries.other_settings(connection, self._same)
+        found = self._db.all(queries.OTHER_SETTINGS)
+        return [OtherSettings(n, model, json.loads(how)) for s, n, model, how in found if s not in self._same]
 
     def asking(self) -> AbstractContextManager[sqlite3.Connection]:
         """Give the database to a block that asks what no method does; `live` is a view of the pages."""
@@ -287,10 +245,11 @@ class Store:
             try:
                 with self._csv.changing() as connection:
                     self._put(connection, results)
-                    self._write_files(connection)
+                    queries.remember(connection, self._unsaved)
             except BaseException:
                 self._run, self._same = before
                 raise
+            self._unsaved.clear()
             if replaces:
                 self._db.show(hidden=False)
             self._csv.append(connection)
@@ -303,44 +262,56 @@ class Store:
             for path in paths:
                 queries.delete(connection, shown_path(path))
 
-    def fill_in(self, shown: str, said: Mapping[str, Any], settings: ReadSettings) -> None:
-        """Add what a version-1 ledger says of a page, by its path as shown, where that isn't known."""
+    def fill_in(self, said: Mapping[str, Any], settings: ReadSettings) -> None:
+        """Add what a line of a version-1 ledger says of a page, where that isn't known."""
         with self._db.change() as connection:
-            queries.fill_in(connection, shown, said, queries.settings_id(connection, settings))
+            queries.fill_in(connection, said, queries.settings_id(connection, settings))
 
     # -- inside
 
-    @property
-    def _db(self) -> Database:
-        if self._database is None:
-            raise OutputError(f"{self.database} is closed.")
-        return self._database
+    def _pages(self, document: str, least: int) -> list[str]:
+        found = self._db.all(queries.DOCUMENT_PAGES, shown_path(document), least)
+        return [real_path(path) for (path,) in found]
+
+    def _look(self, start: Start) -> None:
+        from mlx_chandra.store.preview import open_preview
+
+        self._db = Database(self.database, self._mutex, open_preview(self.path, start), None)
+        self._files.callback(self._db.close)
+        self._check_start(start)
+        self.use(self._settings)
 
     def _open(self, start: Start) -> None:
         """Open the store; set a damaged one aside and begin anew from the CSV."""
+        check_place(self.path)
+        self._lock = Lock(lock_path(self.path), self.path, "--output")
+        if not self._lock.exists:
+            self.warnings.append(f"The disk of {self.path} knows no locks: start no second run with it.")
         try:
-            self._join(start)
+            self._join(start, self._lock.exists)
             return
-        except (Damaged, OutputError) as error:
-            if not (is_damage(error) or is_damage(error.__cause__)):
-                raise
-        moved = self._set_aside()
+        except Damaged:
+            self._files.close()
+        moved = set_aside(self.database)
         self.warnings.append(
             f"{self.database} was damaged. It was moved to {moved} and begun anew from the CSV, whose pages "
             "count as read, whatever model and settings read them."
         )
-        self._join(start)
+        self._join(start, self._lock.exists)
 
-    def _join(self, start: Start) -> None:
-        self._database = Database(self.database, self._mutex, self._taken_away)
-        if self._database.version == 1:
+    def _join(self, start: Start, locks: bool) -> None:
+        connection, version = open_store(self.database, locks)
+        self._db = Database(self.database, self._mutex, connection, self._taken_away)
+        self._files.callback(self._db.close)
+        self._db.show(hidden=start is Start.OVERWRITE)
+        self._csv = CsvSync(self.path, self._db.change, self.warnings)
+        self._files.callback(self._csv.close)
+        if version == 1:
             self.warnings.append(f"{self.database} of version 0.1 was taken over into the new store.")
-        self._csv = CsvSync(self.path, self._database.change, self.warnings)
-        self._database.show(hidden=start is Start.OVERWRITE)
         if not is_there(self.path):
-            if self._database.version == 1:  # whose texts were in the CSV alone
-                with self._database.change() as connection:
-                    delete_pages(connection, "select id from pages")
+            if version == 1:  # whose texts were in the CSV alone
+                with self._db.change():
+                    delete_pages(connection)
             self._check_start(start)
         self._csv.open(start)
         self._check_start(start)
@@ -353,14 +324,6 @@ class Store:
                 "Add --resume to go on with it, or --overwrite to start anew.",
             )
 
-    def _set_aside(self) -> str:
-        if self._csv is not None:
-            self._csv.close()
-        if self._database is None:
-            return set_aside(self.database)
-        moved, self._database = self._database.set_aside(), None
-        return moved
-
     def _taken_away(self) -> None:
         """Take a new lock, where the old one went with the store that was taken away."""
         if self._lock is not None and not self._lock.is_there:
@@ -370,11 +333,12 @@ class Store:
         self.warnings.append(f"{self.database} was taken away during the run, and was written anew.")
 
     def _let_go(self) -> None:
-        if self._csv is not None:
-            self._csv.close()
-        if self._database is not None:
-            self._database.close()
+        is_damaged = self._csv is not None and self._db.is_damaged
+        self._files.close()
         self._csv = None
+        if is_damaged:  # the next run begins anew from the CSV
+            with contextlib.suppress(OSError):
+                set_aside(self.database)
         if self._lock is not None:
             self._lock.release()
 
@@ -392,8 +356,5 @@ class Store:
     def _save_files(self) -> None:
         if self._unsaved:
             with self._db.change() as connection:
-                self._write_files(connection)
-
-    def _write_files(self, connection: sqlite3.Connection) -> None:
-        queries.remember(connection, self._unsaved)
-        self._unsaved.clear()
+                queries.remember(connection, self._unsaved)
+            self._unsaved.clear()

@@ -1,8 +1,4 @@
-"""Writes text files, one a page: whole or not at all, and on the disk before the page's row is.
-
-A text goes to a hidden file beside its place, which is synced and renamed. That name depends on the page
-and on the run's CSV only, so a run that was killed leaves at most files that its continuation writes again.
-"""
+"""Writes text files, one a page: whole or not at all, and on the disk before the page's row is."""
 
 import os
 from collections.abc import Mapping
@@ -12,20 +8,16 @@ from mlx_chandra.files.disk import cleaned, disk_errors, sync_folder, write_whol
 
 
 def text_path(image_path: str, text_stem: str, below: str, text_dir: str | None) -> str:
-    """Return where a page's text goes: `<text_stem>_ocr.txt` beside its image, or under `text_dir`.
-
-    Args:
-        image_path: Full path of the image.
-        text_stem: The image's name, or its stem where that is unique in its folder.
-        below: The image's folder, seen from the top of what is read.
-        text_dir: Top of the tree of texts, which is that of the images; None for beside the images.
-    """
+    """Return where a page's text goes: `<text_stem>_ocr.txt` beside its image or in `text_dir/below`."""
     folder = os.path.dirname(image_path) if text_dir is None else os.path.join(text_dir, below)
     return os.path.join(folder, f"{text_stem}_ocr.txt")
 
 
 class TextFiles:
-    """Writes texts in groups, so that a folder is synced once a group."""
+    """Writes texts in groups, so that a folder is synced once a group.
+
+    Names of unfinished files depend on the page and the run's CSV only: the next run writes them again.
+    """
 
     def __init__(self, csv_path: str) -> None:
         self._csv_path = csv_path

@@ -8,14 +8,14 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlx_chandra.documents.page import ReadSettings
 from mlx_chandra.errors import OutputError
 from mlx_chandra.files.disk import disk_errors, write_whole
 from mlx_chandra.store.lock import Lock
-from mlx_chandra.store.rows import Rows, is_unfinished_start, page_of
+from mlx_chandra.store.rows import Rows, is_there, page_of
 
 if TYPE_CHECKING:
     from mlx_chandra.store.store import Store
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LEDGER = ".mlx-chandra.jsonl"
 _GONE = "gone"
 
-_COPY_FACTS = """
+COPY_FACTS = """
 insert into settings select * from readings1;
 insert into runs select * from runs1;
 insert into files select * from files1;
@@ -38,8 +38,16 @@ from pages1 order by rowid;
 drop table pages1;
 drop table files1;
 drop table runs1;
-drop table readings1;
+drop table readings1
 """
+"""All that version 1's tables hold. The digest stays empty until the CSV gives the page's text."""
+
+
+_REDO = (
+    "insert into pages (path, document, number, status, digest, csv) values (?, ?, ?, ?, ?, ?) "
+    "on conflict (path) do update set status = excluded.status, digest = excluded.digest, csv = excluded.csv "
+    "returning id"
+)
 
 
 def rename_tables(database: sqlite3.Connection) -> None:
@@ -49,46 +57,27 @@ def rename_tables(database: sqlite3.Connection) -> None:
         database.execute(f"alter table {table} rename to {table}1")
 
 
-def copy_facts(database: sqlite3.Connection) -> None:
-    """Copy all that version 1's tables hold. The digest stays empty until the CSV gives the page's text."""
-    for statement in _COPY_FACTS.split(";\n"):
-        database.execute(statement)
-
-
-def redo_path(csv_path: str) -> str:
-    """Return where a run of version 1 put rows that it had read again."""
+def _beside(csv_path: str, end: str) -> str:
     folder, name = os.path.split(csv_path)
-    return os.path.join(folder, f".{name}.retry")
+    return os.path.join(folder, f".{name}{end}")
 
 
 def take_redo_file(database: sqlite3.Connection, csv_path: str) -> None:
     """Take the rows of a redo file, if there is one, as newer than those of the CSV."""
-    path = redo_path(csv_path)
-    if not os.path.exists(path) or is_unfinished_start(path):
+    path = _beside(csv_path, ".retry")
+    if not is_there(path):
         return
     for row in Rows(path):
-        document, number = page_of(row.path)
-        database.execute(
-            "insert or ignore into pages (path, document, number, status, digest, csv) "
-            "values (?, ?, ?, '', '', 0)",
-            (row.path, document, number),
-        )
-        state = 3 if row.status == _GONE else 2
-        database.execute(
-            "update pages set status = ?, digest = ?, csv = ? where path = ?",
-            (row.status, row.digest, state, row.path),
-        )
-        database.execute(
-            "insert or replace into texts select id, ? from pages where path = ?", (row.text, row.path)
-        )
+        values = (row.path, *page_of(row.path), row.status, row.digest, 3 if row.status == _GONE else 2)
+        (page,) = database.execute(_REDO, values).fetchone()
+        database.execute("insert or replace into texts values (?, ?)", (page, row.text))
 
 
 def remove_redo_file(csv_path: str) -> None:
     """Remove a redo file, whose rows are in the store and in the CSV, and a torn part of the CSV."""
-    folder, name = os.path.split(csv_path)
-    for path in (redo_path(csv_path), os.path.join(folder, f".{name}.part")):
+    for end in (".retry", ".part"):
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            os.unlink(_beside(csv_path, end))
 
 
 def import_ledger(output_dir: str, store: "Store") -> bool:
@@ -107,8 +96,10 @@ def import_ledger(output_dir: str, store: "Store") -> bool:
         return False
     lock = Lock(os.path.join(output_dir, ".mlx-chandra.lock"), output_dir, "--output-dir")
     try:
-        for line in _lines(path):
-            _take(line, output_dir, store)
+        with disk_errors(path), open(path, "rb") as file:
+            for line in file:
+                with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError, RecursionError):
+                    _take(json.loads(line), output_dir, store)  # a line may be torn, or nonsense
         with disk_errors(path):
             os.unlink(path)
     finally:
@@ -116,26 +107,13 @@ def import_ledger(output_dir: str, store: "Store") -> bool:
     return True
 
 
-def _lines(path: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the ledger's lines; those that are torn or nonsense are left out."""
-    with disk_errors(path), open(path, "rb") as file:
-        for line in file:
-            with contextlib.suppress(ValueError, RecursionError):
-                said = json.loads(line)
-                if isinstance(said, dict):
-                    yield said
-
-
 def _take(said: Mapping[str, Any], output_dir: str, store: "Store") -> None:
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        if "folder" in said:
-            _claim(output_dir, str(said["folder"]), str(said["document"]))
-        elif "page" in said:
-            how = said["making"]
-            settings = ReadSettings(
-                how["program"], how["model"], dict(how["settings"]), how.get("checkpoint")
-            )
-            store.fill_in(str(said["page"]), said, settings)
+    if "folder" in said:
+        _claim(output_dir, str(said["folder"]), str(said["document"]))
+    elif "page" in said:
+        how = said["making"]
+        settings = ReadSettings(how["program"], how["model"], dict(how["settings"]), how.get("checkpoint"))
+        store.fill_in(said, settings)
 
 
 def _claim(output_dir: str, name: str, document: str) -> None:

@@ -96,7 +96,7 @@ def test_what_resume_and_retry_would_skip_is_done_already(
     capsys.readouterr()
     resumed = dry(capsys, *DEMO, "--resume")
     assert resumed[1] == "Pages: 5: 4 read before, 1 to read"
-    assert resumed[2].endswith("as in 4 pages of these results)")
+    assert resumed[2].endswith("as in 3 pages of these results)")
     assert dry(capsys, *DEMO, "--retry-errors")[1] == "Pages: 5: 3 read before, 2 to read"
     assert dry(capsys, *DEMO, "--overwrite")[1] == "Pages: 5: 5 to read"
     assert main(["ocr", "in", "-o", "r.csv", "--dry-run", *DEMO], no_service) == 2

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import AppendingTiffWriter
 
 from mlx_chandra.documents.frames import FrameFile, tiff_pages
-from mlx_chandra.documents.image_files import MAX_PIXELS, open_page
+from mlx_chandra.documents.image_files import MAX_PIXELS, open_page, open_regular
 from mlx_chandra.errors import PageError
 from tests.documents.test_image_files import assert_like, marked
 
@@ -29,12 +29,12 @@ def saved(path: Path, images: list[Image.Image], **options: object) -> Path:
 
 
 def page(path: Path, number: int, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    with closing(FrameFile(path, max_pixels)) as opened:
+    with closing(FrameFile(open_regular(path), max_pixels)) as opened:
         return opened.page(number)
 
 
 def colours(path: Path, numbers: list[int]) -> list[object]:
-    with closing(FrameFile(path, MAX_PIXELS)) as opened:
+    with closing(FrameFile(open_regular(path), MAX_PIXELS)) as opened:
         return [opened.page(number).getpixel((5, 5)) for number in numbers]
 
 
@@ -88,13 +88,13 @@ def test_frames_are_read_in_any_order(tmp_path: Path, name: str) -> None:
 
 def test_a_page_stays_as_it_is_when_the_next_is_read(tmp_path: Path) -> None:
     for name in ("a.tif", "a.gif"):
-        with closing(FrameFile(saved(tmp_path / name, frames()), MAX_PIXELS)) as opened:
+        with closing(FrameFile(open_regular(saved(tmp_path / name, frames())), MAX_PIXELS)) as opened:
             pages = [opened.page(number) for number in (1, 2, 3)]
         assert [image.getpixel((5, 5)) for image in pages] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def test_a_gifs_frames_are_counted(tmp_path: Path) -> None:
-    with closing(FrameFile(saved(tmp_path / "a.gif", frames(4)), MAX_PIXELS)) as opened:
+    with closing(FrameFile(open_regular(saved(tmp_path / "a.gif", frames(4))), MAX_PIXELS)) as opened:
         assert opened.count() == 4
 
 
@@ -138,7 +138,7 @@ def test_a_transparent_gif_is_white_behind(tmp_path: Path) -> None:
 
 def test_a_frame_that_is_too_large_is_refused_and_the_others_are_read(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", [marked(20, 10), marked(60, 40), marked(20, 10)])
-    with closing(FrameFile(path, 1000)) as opened:
+    with closing(FrameFile(open_regular(path), 1000)) as opened:
         with pytest.raises(PageError, match="60 x 40") as caught:
             opened.page(2)
         assert caught.value.kind == "too-large"
@@ -153,7 +153,7 @@ def test_a_tiff_that_breaks_off_gives_the_pages_before_and_an_error_for_the_rest
     path.write_bytes(content[: len(content) // 2])
     with open(path, "rb") as file:
         assert tiff_pages(file) == [0, 1, 2]
-    with closing(FrameFile(path, MAX_PIXELS)) as opened:
+    with closing(FrameFile(open_regular(path), MAX_PIXELS)) as opened:
         assert_like(opened.page(1), marked())
         for number in (2, 3, 2):
             with pytest.raises(PageError) as caught:

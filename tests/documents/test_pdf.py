@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mlx_chandra.documents import pdf as ours
-from mlx_chandra.documents.image_files import MAX_PIXELS
+from mlx_chandra.documents.image_files import MAX_PIXELS, open_regular
 from mlx_chandra.documents.pdf import PdfFile
 from mlx_chandra.errors import PageError
 from tests.cli.program import environment
@@ -41,7 +41,7 @@ def written(folder: Path, content: bytes, name: str = "a.pdf") -> Path:
 def page(
     path: Path, number: int = 1, password: str | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    with closing(PdfFile(path, password, max_pixels)) as opened:
+    with closing(PdfFile(open_regular(path), password, max_pixels)) as opened:
         return opened.page(number)
 
 
@@ -59,7 +59,7 @@ def quarters(image: Image.Image) -> list[tuple[int, ...]]:
 
 
 def counted(path: Path, password: str | None = None) -> int:
-    with closing(PdfFile(path, password, MAX_PIXELS)) as opened:
+    with closing(PdfFile(open_regular(path), password, MAX_PIXELS)) as opened:
         return opened.count()
 
 
@@ -195,7 +195,7 @@ def test_pdfium_is_called_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: p
         return render(self, **options)
 
     monkeypatch.setattr(pypdfium2.PdfPage, "render", watching)
-    with closing(PdfFile(path, None, MAX_PIXELS)) as opened:
+    with closing(PdfFile(open_regular(path), None, MAX_PIXELS)) as opened:
         threads = [threading.Thread(target=opened.page, args=(n,)) for n in range(1, 9)]
         threads += [threading.Thread(target=lambda: page(path)) for _ in range(4)]
         for thread in threads:
@@ -222,8 +222,9 @@ def test_a_program_may_end_while_a_thread_draws(tmp_path: Path) -> None:
     path = make_pdf(tmp_path / "a.pdf", *["1 0 0"] * 3)
     program = (
         "import sys, threading, time\n"
+        "from mlx_chandra.documents.image_files import open_regular\n"
         "from mlx_chandra.documents.pdf import PdfFile\n"
-        "opened = PdfFile(sys.argv[1], None, 10**9)\n"
+        "opened = PdfFile(open_regular(sys.argv[1]), None, 10**9)\n"
         "def work():\n"
         "    while True:\n"
         "        opened.page(1)\n"

@@ -4,14 +4,12 @@ A TIFF's frames are counted by its chain of directories (TIFF 6.0, section 2; Bi
 Pillow's `n_frames` raises for a file that breaks off, which would lose its other pages, and is slow.
 """
 
-import os
 import struct
 from typing import TYPE_CHECKING, BinaryIO
 
 from mlx_chandra.documents.image_files import (
     check_size,
     identified,
-    open_regular,
     to_page,
     trouble,
     upright_shape,
@@ -75,15 +73,15 @@ def _number(file: BinaryIO, offset: int, order: str, size: int) -> int:
 
 
 class FrameFile:
-    """A TIFF or GIF that is kept open, for its pages one after the other. For one thread at a time.
+    """A TIFF or GIF, for its pages one after the other. It closes the file. For one thread at a time.
 
     Raises PageError as `image_files.open_page`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], max_pixels: int) -> None:
+    def __init__(self, file: BinaryIO, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         self._image: Image | None = None
-        self._file = open_regular(path)
+        self._file = file
         try:
             with trouble():
                 start = self._file.read(6)

@@ -64,8 +64,9 @@ def open_paged(path: str, reading: Reading) -> "PdfFile | FrameFile":
     from mlx_chandra.documents.frames import FrameFile
     from mlx_chandra.documents.pdf import SEARCHED, PdfFile, is_pdf
 
-    with image_files.open_regular(path) as file:
-        start = file.read(SEARCHED)
+    file = image_files.open_regular(path)
+    start = file.read(SEARCHED)
+    file.seek(0)
     if is_pdf(start):
-        return PdfFile(path, reading.password, reading.max_pixels)
-    return FrameFile(path, reading.max_pixels)
+        return PdfFile(file, reading.password, reading.max_pixels)
+    return FrameFile(file, reading.max_pixels)

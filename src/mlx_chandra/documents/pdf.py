@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mlx_chandra.documents.image_files import open_regular, too_large
+from mlx_chandra.documents.image_files import too_large
 from mlx_chandra.errors import PageError
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class PdfFile:
             that is damaged or can't be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], password: str | None, max_pixels: int) -> None:
+    def __init__(self, file: BinaryIO, password: str | None, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        self._file = open_regular(path)
+        self._file = file
         try:
             with _pdfium() as pdfium:
                 self._document = _loaded(pdfium, self._file, password)

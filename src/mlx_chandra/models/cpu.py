@@ -16,10 +16,11 @@ import math
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
+from itertools import accumulate, product
 from math import gcd
 from pathlib import Path
 
@@ -183,11 +184,9 @@ def _by_segment(
     lengths: tuple[int, ...], causal: bool, queries: mx.array, keys: mx.array, values: mx.array
 ) -> mx.array:
     outputs = []
-    start = 0
-    for length in lengths:
-        here = slice(start, start + length)
+    for stop, length in zip(accumulate(lengths), lengths, strict=True):
+        here = slice(stop - length, stop)
         outputs.append(_segment(queries[here], keys[here], values[here], causal))
-        start += length
     return together(outputs, len(queries)).astype(queries.dtype)
 
 
@@ -198,38 +197,14 @@ def _segment(queries: mx.array, keys: mx.array, values: mx.array, causal: bool) 
     q, k, v = map(mx.contiguous, by_head)  # or every product copies them anew
     block = min(length, max(1, _MOST_SCORES // length), _MOST_CAUSAL if causal else length)
     mask = _causal_mask(length, block) if causal else None
-    mx.eval(q, k, v, mask)  # or both streams would wait for them in each other's queue
-
-    def attend(head: int, start: int) -> mx.array:
+    outputs = []
+    for head, start in product(range(heads), range(0, length, block)):
         stop, shared = min(start + block, length), head * len(k) // heads
         seen = stop if causal else length
         rows = None if mask is None else mask[length - start :][:seen, : stop - start]
-        return _block(q[head, start:stop], k[shared, :seen], v[shared, :seen], rows)
-
-    starts = range(0, length, block)
-    outputs = _two_at_once([partial(attend, head, start) for head in range(heads) for start in starts])
+        outputs.append(_block(q[head, start:stop], k[shared, :seen], v[shared, :seen], rows))
+        mx.eval(outputs[-1])  # the next block uses its scores' memory again
     return mx.concatenate(outputs).reshape(heads, length, width).swapaxes(0, 1).reshape(length, -1)
-
-
-def _two_at_once(functions: Sequence[Callable[[], mx.array]]) -> list[mx.array]:
-    """Compute independent arrays two at a time, on two of MLX's streams, each of which has one thread.
-
-    The memory of those that are computed is used again by the next ones.
-    """
-    outputs: list[mx.array] = []
-    for start in range(0, len(functions), 2):
-        with mx.stream(_second_stream()):
-            pair = [function() for function in functions[start + 1 : start + 2]]
-        pair.insert(0, functions[start]())
-        mx.eval(pair)
-        outputs.extend(pair)
-    return outputs
-
-
-@cache
-def _second_stream() -> mx.ThreadLocalStream:
-    """Return the same stream each time: a stream keeps its thread for good."""
-    return mx.new_thread_local_stream(mx.cpu)
 
 
 def _causal_mask(length: int, block: int) -> mx.array:

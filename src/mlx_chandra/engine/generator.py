@@ -10,6 +10,7 @@ are half as many slots. Its prompt and the tokens so far are prefilled again lat
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Protocol
@@ -24,7 +25,7 @@ from mlx_chandra.engine.memory import (
     wired_working_set,
 )
 from mlx_chandra.engine.repetition import CHECK_EVERY, is_repeating
-from mlx_chandra.engine.request import AnswerLengths, Request
+from mlx_chandra.engine.request import Request
 from mlx_chandra.engine.responses import (
     OUT_OF_MEMORY,
     OVERFLOW,
@@ -35,7 +36,7 @@ from mlx_chandra.engine.responses import (
 )
 from mlx_chandra.engine.runner import NewTokens, Runner
 from mlx_chandra.engine.sampler import GREEDY, NOT_A_TOKEN, Sampler, Sampling
-from mlx_chandra.engine.scheduler import Scheduler
+from mlx_chandra.engine.scheduler import admit
 from mlx_chandra.errors import PageError
 from mlx_chandra.models.backend import is_out_of_memory
 from mlx_chandra.models.inputs import Page
@@ -43,6 +44,7 @@ from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.models.slots import Slots
 
 DEFAULT_MAX_TOKENS = 8192
+_ANSWER_GUESS = 4 * 1024, 4  # tokens, and of how many answers: counts along with those that ended
 
 
 class StopTokens(Protocol):
@@ -83,6 +85,8 @@ class BatchGenerator:
         cache_tokens: int | None = None,
         stop_on_repetition: bool = True,
     ) -> None:
+        if prefill_batch_size < 1:
+            raise ValueError("prefill_batch_size must be at least 1")
         self.model, self.max_tokens = model, max_tokens
         self._stop_tokens = processor.stop_token_ids | frozenset(stop_tokens or ())
         self._stop_on_repetition = stop_on_repetition
@@ -93,7 +97,8 @@ class BatchGenerator:
         self.slots, self.cache_tokens = plan.slots, cache_tokens or plan.cache_tokens
         self._max_context = max_context or model.config.text.max_position_embeddings
         self._runner = Runner(model, sampler, self.slots, self._max_context)
-        self._scheduler: Scheduler[Request] = Scheduler(prefill_batch_size, model.backend.prefill_tokens)
+        self._prefill_batch_size = prefill_batch_size
+        self._queue: deque[Request] = deque()  # those without a slot
         self._requests: dict[int, Request] = {}  # all that are not finished, by uid
         self._prompts: list[PromptResponse] = []  # to be given out by next()
         self._tokens: list[GenerationResponse] = []
@@ -101,7 +106,7 @@ class BatchGenerator:
         self._prompt_tokens = self._generation_tokens = 0
         self._waiting_steps = self._waiting_rows = 0  # steps while pages waited, and the pages in them
         self._prompt_time = self._generation_time = 0.0
-        self._answers = AnswerLengths()
+        self._answer_tokens, self._answer_count = _ANSWER_GUESS
 
     def _plan(self, asked: int | str) -> Plan:
         if isinstance(asked, int) and asked < 1:
@@ -123,7 +128,7 @@ class BatchGenerator:
     @property
     def waiting(self) -> int:
         """Pages that have no slot yet."""
-        return len(self._scheduler)
+        return len(self._queue)
 
     def insert(
         self,
@@ -168,7 +173,7 @@ class BatchGenerator:
         # a token's keys and values are stored when the next one is computed, so the last needs no room
         request = Request(uid, inputs, length, min(max_tokens, most - length + 1), sampling)
         self._requests[uid] = request
-        self._scheduler.add([request])
+        self._queue.append(request)
         return uid
 
     def remove(self, uid: int) -> bool:
@@ -176,7 +181,8 @@ class BatchGenerator:
         request = self._requests.get(uid)
         if request is None:
             return False
-        self._scheduler.remove(request)
+        if request in self._queue:
+            self._queue.remove(request)
         self._finish(request)
         return True
 
@@ -241,7 +247,7 @@ class BatchGenerator:
         for request in self._requests.values():
             request.finished, request.newest = True, None
         self._requests.clear()
-        self._scheduler.clear()
+        self._queue.clear()
         self._runner.reset(self.slots)
         self._prompts.clear()
         self._tokens.clear()
@@ -275,12 +281,14 @@ class BatchGenerator:
             coming = [self._expected(length) for length in lengths]
             return (not growing and len(coming) == 1) or self._fits(growing + coming)
 
-        return self._scheduler.admit(self.cache.free, fits)
+        most = min(self.cache.free, self._prefill_batch_size)
+        return admit(self._queue, most, self.model.backend.prefill_tokens, fits)
 
     def _expected(self, length: int, request: Request | None = None) -> int:
         """Return the length that a page will come to, as answers go."""
         answered = len(request.tokens) if request else 0
-        return min(length + max(self._answers.mean - answered, 0), self._max_context)
+        mean = self._answer_tokens // self._answer_count
+        return min(length + max(mean - answered, 0), self._max_context)
 
     def _fits(self, lengths: Sequence[int]) -> bool:
         return self.cache.tokens(lengths) <= self.cache_tokens
@@ -307,12 +315,12 @@ class BatchGenerator:
         for request in requests:
             self.cache.remove(request)
             request.lose_slot()
-        self._scheduler.add_first(requests)
+        self._queue.extendleft(reversed(requests))
 
     def _start_again_smaller(self) -> None:
         """After a failed allocation, which loses what was launched: preempt all pages, halve the slots."""
         self._drain()
-        lost = [request for request in self._requests.values() if request not in self._scheduler]
+        lost = [request for request in self._requests.values() if request not in self._queue]
         alone = len(lost) == 1 and self.slots == 1
         self.slots = max(1, self.slots // 2)
         self.cache_tokens = max(1, self.cache_tokens // 2)
@@ -371,7 +379,8 @@ class BatchGenerator:
         self._generation_tokens += 1
         reason = self._finish_reason(request)
         if reason is not None:
-            self._answers.add(len(request.tokens))
+            self._answer_tokens += len(request.tokens)
+            self._answer_count += 1
             self._finish(request)
         return GenerationResponse(request.uid, token, reason, len(request.tokens))
 

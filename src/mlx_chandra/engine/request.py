@@ -64,18 +64,3 @@ class _Continued:
 
     token_ids: NDArray[np.int32]
     image: Image
-
-
-class AnswerLengths:
-    """The mean length of answers, from those that ended; a guess until there are some."""
-
-    def __init__(self, guess: int = 1024, weight: int = 4) -> None:
-        """`guess` in tokens counts like `weight` answers."""
-        self._tokens, self._count = guess * weight, weight
-
-    def add(self, tokens: int) -> None:
-        self._tokens, self._count = self._tokens + tokens, self._count + 1
-
-    @property
-    def mean(self) -> int:
-        return self._tokens // self._count

@@ -72,12 +72,9 @@ class Attempt:
             text = decode(tokens)
         except Exception as trouble:
             text, error = "", PageError("internal", f"{type(trouble).__name__}: {trouble}")
-        if error is not None:
-            return cls(PageState.ERROR, error_status(error), text, len(tokens), reason, seconds)
-        state = _state(text, reason)
-        return cls(
-            state, state.status, "" if state is PageState.EMPTY else text, len(tokens), reason, seconds
-        )
+        state = _state(text, reason) if error is None else PageState.ERROR
+        status = state.status if error is None else error_status(error)
+        return cls(state, status, "" if state is PageState.EMPTY else text, len(tokens), reason, seconds)
 
 
 def _state(text: str, reason: str) -> PageState:

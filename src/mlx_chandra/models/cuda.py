@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import accumulate
 from typing import Any
 
 import mlx.core as mx
@@ -31,7 +31,6 @@ from mlx_chandra.models.config import TextConfig
 from mlx_chandra.models.kv_cache import BucketArrays, StepPass, StepShape, finite
 from mlx_chandra.models.rope import Rotation, StepRotation
 
-_MOST_TOGETHER = 4  # segments in one call
 _MARK_WIDTH, _UNSEEN = 8, -3e4  # kernels want widths that are multiples of 8; float16 reaches to 65504
 _SHAPES_KEPT = 64  # of steps; one more takes a third of a millisecond
 
@@ -91,27 +90,19 @@ class RoundedLayout:
     """Where the T tokens of a pass of pictures stand among R places, the same for all layers.
 
     Attributes:
-        groups: Rounded length and number of segments of each call, in the order of their places.
+        sizes: Rounded length of each segment.
         tokens: int32 [R], the token at each place, some other one of its segment where none is; None where
             places and tokens are the same.
         places: int32 [T], the place of each token, any place for one that is in no segment; None likewise.
         marks: [R, 1, 8] to widen keys by, where queries get ones: times each other they add 0 to a token's
             score, and to that of an empty place so much that nobody sees it. So no mask is needed, which
-            makes kernels slower. None where there is no empty place.
+            makes kernels slower.
     """
 
-    groups: tuple[tuple[int, int], ...]
+    sizes: tuple[int, ...]
     tokens: mx.array | None = None
     places: mx.array | None = None
     marks: mx.array | None = None
-
-    def spread(self, x: mx.array) -> mx.array:
-        """[T, ...] -> [R, ...]"""
-        return x if self.tokens is None else x[self.tokens]
-
-    def gathered(self, x: mx.array) -> mx.array:
-        """[R, ...] -> [T, ...]"""
-        return x if self.places is None else x[self.places]
 
 
 def rounded_layout(lengths: Sequence[int], total: int, multiple: int, dtype: mx.Dtype) -> RoundedLayout:
@@ -120,59 +111,37 @@ def rounded_layout(lengths: Sequence[int], total: int, multiple: int, dtype: mx.
     Args:
         dtype: Of the marks.
     """
-    rounded = [-(-length // multiple) * multiple for length in lengths]
-    order = sorted(range(len(lengths)), key=lambda segment: rounded[segment])
-    runs = groupby(rounded[segment] for segment in order)
-    groups = tuple((size, count) for size, run in runs for count in _shared_counts(len(list(run))))
-    starts = np.cumsum([0, *lengths])
-    tokens, places, seen = [], np.zeros(total, np.int32), []
-    first = 0
-    for segment in order:
-        length, start = lengths[segment], starts[segment]
-        here = np.arange(rounded[segment])
-        tokens.append(start + np.minimum(here, length - 1))
-        places[start : start + length] = first + here[:length]
-        seen.append(here < length)
-        first += rounded[segment]
-    if np.array_equal(places, np.arange(first)):
-        return RoundedLayout(groups)
-    marks = None
-    if list(lengths) != rounded:
-        column = mx.array(np.where(np.concatenate(seen), 0.0, _UNSEEN).astype(np.float32)).astype(dtype)
-        marks = mx.broadcast_to(column[:, None, None], (first, 1, _MARK_WIDTH))
-    indices = mx.array(np.concatenate(tokens).astype(np.int32))
-    return RoundedLayout(groups, indices, mx.array(places), marks)
-
-
-def _shared_counts(count: int) -> list[int]:
-    """Split `count` into few different numbers: there is a plan for each of them, too."""
-    counts = []
-    while count:
-        counts.append(min(_MOST_TOGETHER, 1 << (count.bit_length() - 1)))
-        count -= counts[-1]
-    return counts
+    sizes = tuple(-(-length // multiple) * multiple for length in lengths)
+    if sizes == tuple(lengths) and sum(sizes) == total:
+        return RoundedLayout(sizes)
+    here = np.concatenate([np.arange(size) for size in sizes])  # [R], each place's number in its segment
+    length, start = (np.repeat(x, sizes) for x in (lengths, np.cumsum([0, *lengths[:-1]])))
+    tokens = (start + np.minimum(here, length - 1)).astype(np.int32)
+    places = np.zeros(total, np.int32)
+    places[: sum(lengths)] = np.flatnonzero(here < length)
+    column = mx.array(np.where(here < length, 0.0, _UNSEEN).astype(np.float32)).astype(dtype)
+    marks = mx.broadcast_to(column[:, None, None], (len(here), 1, _MARK_WIDTH))
+    return RoundedLayout(sizes, mx.array(tokens), mx.array(places), marks)
 
 
 def _rounded_attention(
     layout: RoundedLayout, queries: mx.array, keys: mx.array, values: mx.array
 ) -> mx.array:
     """Attend within a layout's segments, where a token sees all of its own."""
-    scale = queries.shape[-1] ** -0.5
-    q, k, v = (layout.spread(x) for x in (queries, keys, values))
-    if layout.marks is not None:
-        ones = mx.ones((1, 1, layout.marks.shape[-1]), q.dtype)
+    scale, q, k, v = queries.shape[-1] ** -0.5, queries, keys, values
+    if layout.tokens is not None and layout.marks is not None:
+        ones = mx.ones((1, 1, _MARK_WIDTH), q.dtype)
+        q, k, v = (x[layout.tokens] for x in (q, k, v))
         q, k = (
-            mx.concatenate([x, mx.broadcast_to(added, (*x.shape[:2], added.shape[-1]))], axis=-1)
+            mx.concatenate([x, mx.broadcast_to(added, (*x.shape[:2], _MARK_WIDTH))], axis=-1)
             for x, added in ((q, ones), (k, layout.marks))
         )
     outputs = []
-    start = 0
-    for length, count in layout.groups:
-        here = slice(start, start + length * count)
-        batch = (as_batch(x[here], count) for x in (q, k, v))
+    for stop, size in zip(accumulate(layout.sizes), layout.sizes, strict=True):
+        batch = (as_batch(x[stop - size : stop], 1) for x in (q, k, v))
         outputs.append(as_list(mx.fast.scaled_dot_product_attention(*batch, scale=scale)))
-        start = here.stop
-    return layout.gathered(together(outputs, start).reshape(start, -1))
+    out = together(outputs, len(q)).reshape(len(q), -1)
+    return out if layout.places is None else out[layout.places]
 
 
 def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> list[Any]:

@@ -22,11 +22,6 @@ class AttentionPass(Protocol):
         """queries [T, heads, d], keys and values [T, kv_heads, d] -> [T, heads * d]."""
         ...
 
-    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        """Do the same for keys and values in one array [T, kv_heads, 2, d]. Queries may also be grouped by
-        key/value head: [T, kv_heads, heads / kv_heads, d]."""
-        ...
-
 
 @dataclass(frozen=True)
 class AttentionForm:
@@ -152,6 +147,3 @@ class SegmentPass:
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         attend = self.form.segments(self.lengths, len(queries), True, queries.dtype)
         return attend(queries, keys, values)
-
-    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        return self.attend(layer, queries, joined[:, :, 0], joined[:, :, 1])

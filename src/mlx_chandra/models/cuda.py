@@ -219,7 +219,7 @@ class FusedLayer(nn.Module):
     def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
         """x [T, hidden] -> the same behind this layer; kept compiled for each T."""
         queries, joined = self._functions.before(self.before, x, *rotation.apart)
-        attended = attention.attend_joined(self._layer, queries, joined)
+        attended = attention.attend(self._layer, queries, joined[:, :, 0], joined[:, :, 1])
         return self._functions.after(self.after, x, attended)
 
     def step(self, x: mx.array, rotation: StepRotation, attention: StepPass) -> mx.array:

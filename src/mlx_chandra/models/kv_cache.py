@@ -171,9 +171,6 @@ class PromptPass:
         attend: Attend = self.form.segments(self.lengths, len(queries), True, queries.dtype)
         return attend(queries, keys, values)
 
-    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        return self.attend(layer, queries, joined[:, :, 0], joined[:, :, 1])
-
 
 @dataclass(frozen=True)
 class BucketShape:
@@ -226,12 +223,13 @@ class StepShape:
     def attend_joined(
         self, kept: list[mx.array], arrays: list[BucketArrays], queries: mx.array, joined: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
-        """Store one layer's keys and values and attend: see `AttentionPass.attend_joined`.
+        """Store one layer's keys and values and attend.
 
         Args:
             kept: What each bucket keeps of the layer.
             arrays: Of the step.
-            joined: Finite and of the cache's dtype.
+            queries: [n, kv_heads, heads / kv_heads, d] or [n, heads, d].
+            joined: Keys and values [n, kv_heads, 2, d], finite and of the cache's dtype.
 
         Returns:
             [n, heads * d], and what the buckets keep now.
@@ -275,11 +273,6 @@ class StepPass:
         for bucket, (places, _), k, v in parts:
             bucket.write_step(layer, places, k, v)
         return self.shape.attend(self.kept(layer), self.arrays, queries)
-
-    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        attended, kept = self.shape.attend_joined(self.kept(layer), self.arrays, queries, joined)
-        self.keep(layer, kept)
-        return attended
 
 
 @dataclass(frozen=True)

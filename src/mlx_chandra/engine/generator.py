@@ -17,13 +17,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_chandra.engine.memory import (
-    Demand,
-    Plan,
-    limit_kept_buffers,
-    plan_for_this_machine,
-    wired_working_set,
-)
+from mlx_chandra.engine.memory import Demand, device_memory, limit_kept_buffers, plan, wired_working_set
 from mlx_chandra.engine.repetition import CHECK_EVERY, is_repeating
 from mlx_chandra.engine.request import Request
 from mlx_chandra.engine.responses import (
@@ -38,7 +32,7 @@ from mlx_chandra.engine.runner import NewTokens, Runner
 from mlx_chandra.engine.sampler import GREEDY, NOT_A_TOKEN, Sampler, Sampling
 from mlx_chandra.engine.scheduler import admit
 from mlx_chandra.errors import PageError
-from mlx_chandra.models.backend import is_out_of_memory
+from mlx_chandra.models.backend import current_backend, is_out_of_memory
 from mlx_chandra.models.inputs import Page
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.models.slots import Slots
@@ -90,11 +84,11 @@ class BatchGenerator:
         self.model, self.max_tokens = model, max_tokens
         self._stop_tokens = processor.stop_token_ids | frozenset(stop_tokens or ())
         self._stop_on_repetition = stop_on_repetition
-        plan = self._plan(completion_batch_size)
         limit_kept_buffers(model.backend)
         self._wired = ExitStack()
         self._wired.enter_context(wired_working_set(model.backend))
-        self.slots, self.cache_tokens = plan.slots, cache_tokens or plan.cache_tokens
+        self.slots, planned_tokens = self._plan(completion_batch_size)
+        self.cache_tokens = cache_tokens or planned_tokens
         self._max_context = max_context or model.config.text.max_position_embeddings
         self._runner = Runner(model, sampler, self.slots, self._max_context)
         self._prefill_batch_size = prefill_batch_size
@@ -108,13 +102,14 @@ class BatchGenerator:
         self._prompt_time = self._generation_time = 0.0
         self._answer_tokens, self._answer_count = _ANSWER_GUESS
 
-    def _plan(self, asked: int | str) -> Plan:
-        if isinstance(asked, int) and asked < 1:
-            raise ValueError("completion_batch_size must be at least 1")
-        if not isinstance(asked, int) and asked != "auto":
-            raise ValueError(f'completion_batch_size must be a number or "auto", not {asked!r}')
-        plan = plan_for_this_machine(Demand(self.model.nbytes, self.model.cache_bytes_per_token))
-        return Plan(asked, plan.cache_tokens) if isinstance(asked, int) else plan
+    def _plan(self, asked: int | str) -> tuple[int, int]:
+        """Return the slots, and the tokens of cache that fit this machine."""
+        if asked != "auto" and (not isinstance(asked, int) or asked < 1):
+            raise ValueError(f'completion_batch_size must be at least 1 or "auto", not {asked!r}')
+        backend = current_backend()
+        demand = Demand(self.model.nbytes, self.model.cache_bytes_per_token)
+        planned = plan(device_memory(backend.name), demand, backend.most_slots)
+        return asked if isinstance(asked, int) else planned.slots, planned.cache_tokens
 
     @property
     def cache(self) -> Slots[Request]:

@@ -17,12 +17,11 @@ import os
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import accumulate, product
 from math import gcd
-from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -34,28 +33,27 @@ SWITCH = "MLX_CHANDRA_OPENBLAS"  # set to 0: leave MLX as it is
 # ELF (System V gABI): tags of the dynamic section, and the relocations that hold a function's address
 _DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_JMPREL = 2, 5, 6, 23
 _JUMP_SLOTS = (7, 1026)  # of x86-64 and AArch64
-_PT_LOAD, _PT_DYNAMIC, _PT_RELRO = 1, 2, 0x6474E552
+_PT_DYNAMIC, _PT_RELRO = 2, 0x6474E552
 
 
-@dataclass(frozen=True)
-class _Library:
-    """One library as the loader has put it into memory."""
+class _Segment(ctypes.Structure):
+    """Elf64_Phdr"""
 
-    base: int
-    dynamic: dict[int, int]  # tag -> value, addresses relative to base
-    read_only: range  # what the loader protects after linking, relative to base
+    _fields_ = (
+        *((name, ctypes.c_uint32) for name in ("kind", "flags")),
+        *((name, ctypes.c_uint64) for name in ("offset", "address", "physical", "in_file", "size", "align")),
+    )
 
-    def jump_slots(self) -> Iterator[tuple[str, int]]:
-        """The name of each function that the library calls elsewhere, and where its address is kept."""
-        for place in range(0, self.dynamic[_DT_PLTRELSZ], 24):
-            offset, info, _ = struct.unpack("<QQq", self._read(self.dynamic[_DT_JMPREL] + place, 24))
-            if info & 0xFFFFFFFF in _JUMP_SLOTS and offset not in self.read_only:
-                (name,) = struct.unpack("<I", self._read(self.dynamic[_DT_SYMTAB] + 24 * (info >> 32), 4))
-                text = ctypes.string_at(self.base + self.dynamic[_DT_STRTAB] + name)
-                yield text.decode(), self.base + offset
 
-    def _read(self, address: int, size: int) -> bytes:
-        return ctypes.string_at(self.base + address, size)
+class _Library(ctypes.Structure):
+    """dl_phdr_info: one library as the loader has put it into memory."""
+
+    _fields_ = (
+        ("base", ctypes.c_uint64),
+        ("path", ctypes.c_char_p),
+        ("segments", ctypes.POINTER(_Segment)),
+        ("count", ctypes.c_uint16),
+    )
 
 
 @cache
@@ -68,66 +66,53 @@ def use_openblas() -> bool:
     if sys.platform != "linux" or os.environ.get(SWITCH) == "0" or find_spec("scipy_openblas32") is None:
         return False
     try:
-        library = _loaded("libmlx.so")
-        if library is None:
-            return False
         import scipy_openblas32
 
         openblas = ctypes.CDLL(f"{scipy_openblas32.get_lib_dir()}/lib{scipy_openblas32.get_library()}.so")
-        _set_threads(openblas)
-        return _link(library, openblas)
+        # Half of the cores, unless the user has chosen: its threads wait for each other by spinning. With one
+        # on every core, MLX's and those that open images stall them all: decoding was ten times slower.
+        if not os.environ.keys() & {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}:
+            openblas.scipy_openblas_set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+        slots = {name: address for name, address in _jump_slots("libmlx.so") if name in FUNCTIONS}
+        for name, address in slots.items():
+            function = ctypes.cast(getattr(openblas, f"scipy_{name}"), ctypes.c_void_p)
+            ctypes.c_void_p.from_address(address).value = function.value
+        return FUNCTIONS[0] in slots
     except (OSError, KeyError, AttributeError, struct.error, ImportError):
         return False
 
 
-def _set_threads(openblas: ctypes.CDLL) -> None:
-    """Half of the cores, unless the user has chosen.
-
-    OpenBLAS's threads wait for each other by spinning. With one on every core, anything else (MLX's own
-    thread, the workers that open images) stalls them all: decoding was ten times slower on a busy machine.
-    """
-    if not os.environ.keys() & {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}:
-        openblas.scipy_openblas_set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-
-
-def _link(library: _Library, openblas: ctypes.CDLL) -> bool:
-    slots = {name: address for name, address in library.jump_slots() if name in FUNCTIONS}
-    for name, address in slots.items():
-        function = getattr(openblas, f"scipy_{name}")
-        ctypes.c_void_p.from_address(address).value = ctypes.cast(function, ctypes.c_void_p).value
-    return FUNCTIONS[0] in slots
-
-
-def _loaded(name: str) -> _Library | None:
-    """The library of that file name in this process, or None."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5].rpartition("/")[2] == name and int(fields[2], 16) == 0:
-            return _parse(Path(fields[5]), int(fields[0].partition("-")[0], 16))
-    return None
+def _jump_slots(file_name: str) -> Iterator[tuple[str, int]]:
+    """The name of each function that a library calls elsewhere, and where its address is kept."""
+    for library in _libraries():
+        if (library.path or b"").decode(errors="replace").rpartition("/")[2] != file_name:
+            continue
+        dynamic, read_only = {}, range(0)
+        for segment in library.segments[: library.count]:
+            start = library.base + segment.address
+            if segment.kind == _PT_DYNAMIC:  # with absolute addresses: the loader has made them so
+                dynamic = dict(struct.iter_unpack("<QQ", ctypes.string_at(start, segment.size)))
+            elif segment.kind == _PT_RELRO:
+                read_only = range(start, start + segment.size & ~0xFFF)
+        relocations = ctypes.string_at(dynamic[_DT_JMPREL], dynamic[_DT_PLTRELSZ])
+        for offset, info, _ in struct.iter_unpack("<QQq", relocations):
+            address = library.base + offset
+            if info & 0xFFFFFFFF in _JUMP_SLOTS and address not in read_only:
+                symbol = ctypes.string_at(dynamic[_DT_SYMTAB] + 24 * (info >> 32), 4)
+                name = dynamic[_DT_STRTAB] + int.from_bytes(symbol, "little")
+                yield ctypes.string_at(name).decode(), address
 
 
-def _parse(path: Path, base: int) -> _Library | None:
-    with path.open("rb") as file:
-        header = file.read(64)
-        if header[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
-            return None
-        (start,), (size, count) = struct.unpack_from("<Q", header, 32), struct.unpack_from("<HH", header, 54)
-        file.seek(start)
-        table = file.read(size * count)
-        dynamic, read_only, first = b"", range(0), None
-        for place in range(0, size * count, size):
-            kind, _, offset, address, _, in_file, in_memory, _ = struct.unpack_from("<IIQQQQQQ", table, place)
-            if kind == _PT_LOAD and first is None:
-                first = address
-            elif kind == _PT_RELRO:
-                read_only = range(address, address + in_memory & ~0xFFF)
-            elif kind == _PT_DYNAMIC:
-                file.seek(offset)
-                dynamic = file.read(in_file)
-    base -= first or 0
-    # the loader has made the pointers in memory absolute; the file has them relative, as needed here
-    return _Library(base, dict(struct.iter_unpack("<QQ", dynamic)), read_only)
+def _libraries() -> list[_Library]:
+    found = []
+
+    def add(library: Any, size: int, data: object) -> int:
+        found.append(_Library.from_buffer_copy(library.contents))
+        return 0
+
+    takes = ctypes.POINTER(_Library), ctypes.c_size_t, ctypes.c_void_p
+    ctypes.CDLL(None).dl_iterate_phdr(ctypes.CFUNCTYPE(ctypes.c_int, *takes)(add), None)
+    return found
 
 
 _MOST_SCORES = 400_000  # at a time, so that the processor's caches hold them

@@ -27,15 +27,6 @@ class Launch:
     tokens: mx.array
 
 
-@dataclass(frozen=True)
-class _Ahead:
-    """How far the positions of a step's rows are ahead of their lengths, int32 [n]: the same as long as the
-    same requests have the slots."""
-
-    rows: Rows
-    array: mx.array
-
-
 class Runner:
     """Passes of one model over the requests in its slots.
 
@@ -61,7 +52,9 @@ class Runner:
         self.slots: Slots[Request] = Slots(cache, self._max_context, backend.shared_shapes)
         self._launches: list[Launch] = []  # not read yet, oldest first
         self._half: mx.array | None = None  # of the last step; None where nothing is launched
-        self._ahead: _Ahead | None = None
+        # of the last step: its rows, and how far their positions are ahead of their lengths, int32 [n]
+        self._rows: Rows = ()
+        self._ahead = mx.array(0)
 
     @property
     def unread(self) -> list[Request]:
@@ -88,9 +81,9 @@ class Runner:
         """
         attention, rows = self.slots.step(), self.slots.pages
         rows += (None,) * (attention.rows - len(rows))
-        if self._ahead is None or self._ahead.rows != rows:
-            self._ahead = self._new_ahead(rows)
-        positions = attention.lengths + self._ahead.array
+        if self._rows != rows:
+            self._rows, self._ahead = rows, self._new_ahead(rows)
+        positions = attention.lengths + self._ahead
         decoded = self._model.decode(self._newest_tokens(rows), positions, attention)
         tokens = self._choose(rows, decoded.logits)
         first, second = (self.slots.cache.arrays(layers) for layers in self._halves)
@@ -131,10 +124,10 @@ class Runner:
         self.slots.compact()
         return new
 
-    def _new_ahead(self, rows: Rows) -> _Ahead:
+    def _new_ahead(self, rows: Rows) -> mx.array:
         lengths = self.slots.lengths
         ahead = [request.position - lengths[row] if request else 0 for row, request in enumerate(rows)]
-        return _Ahead(rows, mx.array(np.array(ahead, np.int32)))
+        return mx.array(np.array(ahead, np.int32))
 
     def _newest_tokens(self, rows: Rows) -> mx.array:
         """Return the latest token of every row [n] on the device, read or not; any for a row of no page.

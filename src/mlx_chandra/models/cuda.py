@@ -152,7 +152,7 @@ def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> l
     Args:
         kept: The dtype of what the cache keeps.
     """
-    functions = _Functions(config, kept)
+    functions = _functions(config, kept)
     fused: list[Any] = []
     for number, layer in enumerate(layers):
         plain = _has_plain_matrices(layer)
@@ -171,25 +171,22 @@ def _has_plain_matrices(layer: Any) -> bool:
     return all(type(matrix) is nn.Linear and "bias" not in matrix for matrix in matrices)
 
 
-class _Functions:
-    """The parts of a layer, compiled once for all layers of a model: weights are arguments.
+_Functions = tuple[
+    Callable[..., tuple[mx.array, mx.array]],  # _before
+    Callable[..., mx.array],  # _after
+    Callable[[StepShape], Callable[..., tuple[mx.array, list[mx.array]]]],  # _step of a shape
+]
 
-    Attributes:
-        before: See `_before`.
-        after: See `_after`.
-        step: Returns `_step` of a shape.
-    """
 
-    def __init__(self, config: TextConfig, kept: mx.Dtype) -> None:
-        self.before: Callable[..., tuple[mx.array, mx.array]] = mx.compile(partial(_before, config))
-        self.after: Callable[..., mx.array] = mx.compile(partial(_after, config))
+def _functions(config: TextConfig, kept: mx.Dtype) -> _Functions:
+    """Return the parts of a layer, compiled once for all layers of a model: weights are arguments."""
 
-        # one function a shape: MLX would look for it among all that it has compiled, and keep them for good
-        @lru_cache(_SHAPES_KEPT)
-        def step(shape: StepShape) -> Callable[..., tuple[mx.array, list[mx.array]]]:
-            return mx.compile(partial(_step, config, kept, shape))
+    # one function a shape: MLX would look for it among all that it has compiled, and keep them for good
+    @lru_cache(_SHAPES_KEPT)
+    def step(shape: StepShape) -> Callable[..., tuple[mx.array, list[mx.array]]]:
+        return mx.compile(partial(_step, config, kept, shape))
 
-        self.step = step
+    return mx.compile(partial(_before, config)), mx.compile(partial(_after, config)), step
 
 
 class FusedLayer(nn.Module):
@@ -202,7 +199,8 @@ class FusedLayer(nn.Module):
     def __init__(self, layer: Any, number: int, config: TextConfig, functions: _Functions) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self._layer, self._functions = number, functions
+        self._layer = number
+        self._run_before, self._run_after, self._run_step = functions
         projections = [p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
         self.before = [
             layer.input_layernorm.weight,
@@ -218,15 +216,14 @@ class FusedLayer(nn.Module):
 
     def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
         """x [T, hidden] -> the same behind this layer; kept compiled for each T."""
-        queries, joined = self._functions.before(self.before, x, *rotation.apart)
+        queries, joined = self._run_before(self.before, x, *rotation.apart)
         attended = attention.attend(self._layer, queries, joined[:, :, 0], joined[:, :, 1])
-        return self._functions.after(self.after, x, attended)
+        return self._run_after(self.after, x, attended)
 
     def step(self, x: mx.array, rotation: StepRotation, attention: StepPass) -> mx.array:
         """Do the same for one token of each of n pages."""
-        step = self._functions.step(attention.shape)
-        kept, arrays, turns = attention.kept(self._layer), attention.arrays, (rotation.cos, rotation.sin)
-        x, kept = step(kept, arrays, self.before, self.after, x, *turns)
+        step, kept = self._run_step(attention.shape), attention.kept(self._layer)
+        x, kept = step(kept, attention.arrays, self.before, self.after, x, rotation.cos, rotation.sin)
         attention.keep(self._layer, kept)
         return x
 

@@ -14,9 +14,9 @@ from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models.backend import Backend, BackendName, current_backend
 from mlx_chandra.models.config import ModelConfig, Quantization, read_config
 from mlx_chandra.models.cpu import use_openblas
+from mlx_chandra.models.hub import some_of, weight_files
 from mlx_chandra.models.names import PATCH_PROJECTION, our_name
 from mlx_chandra.models.qwen3_vl import Qwen3VL
-from mlx_chandra.models.weight_files import some_of, weight_files
 
 Weights = dict[str, mx.array]
 

@@ -72,7 +72,6 @@ class Engine:
         self._failures = 0  # without a page that ended in between
 
     def submit(self, job: Job, timeout: float | None) -> None:
-        """Queue a page. Called from any thread."""
         with self._changed:
             self._changed.wait_for(lambda: self._shut or self._count < self._queue_size, timeout)
             if self._shut is not None:
@@ -207,7 +206,6 @@ class Engine:
             job.handle.emit(Tokens(job.handle, text))
 
     def _end(self, job: Job, reason: FinishReason, error: PageError | None = None) -> None:
-        """End an attempt: the page is finished, or read again."""
         self._inserted.pop(-1 if job.uid is None else job.uid, None)
         job.uid = None
         if error is not None and job.begun is None and not job.attempts:
@@ -255,7 +253,6 @@ class Engine:
             ) from error
 
     def _shut_down(self) -> None:
-        """End all pages, and the generator."""
         with self._changed:
             self._shut = self.broken or EngineError("The service is closed.", "Open another one.")
             self._changed.notify_all()
@@ -275,6 +272,5 @@ class Engine:
 
 
 def _words(error: BaseException) -> str:
-    """What an error says, on one line."""
     text = error.message if isinstance(error, MlxChandraError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split()).rstrip(".")

@@ -103,7 +103,6 @@ class BatchGenerator:
         self._answer_tokens, self._answer_count = _ANSWER_GUESS
 
     def _plan(self, asked: int | str) -> tuple[int, int]:
-        """Return the slots, and the tokens of cache that fit this machine."""
         if asked != "auto" and (not isinstance(asked, int) or asked < 1):
             raise ValueError(f'completion_batch_size must be at least 1 or "auto", not {asked!r}')
         backend = current_backend()
@@ -113,7 +112,6 @@ class BatchGenerator:
 
     @property
     def cache(self) -> Slots[Request]:
-        """The slots of the pages in work."""
         return self._runner.slots
 
     @property
@@ -122,7 +120,6 @@ class BatchGenerator:
 
     @property
     def waiting(self) -> int:
-        """Pages that have no slot yet."""
         return len(self._queue)
 
     def insert(
@@ -337,7 +334,6 @@ class BatchGenerator:
             self._prompts.append(PromptResponse(uid, request.prompt_tokens, OUT_OF_MEMORY))
 
     def _prefill(self, requests: list[Request]) -> None:
-        """Run the prompts of requests that get slots now."""
         self._runner.prefill(requests)
         for request in requests:
             if not request.announced:
@@ -346,7 +342,6 @@ class BatchGenerator:
                 self._prompts.append(PromptResponse(request.uid, request.prompt_tokens))
 
     def _step(self) -> None:
-        """Run one decode step of all pages in work."""
         self._take_all(self._runner.compact())
         if self.cache.active:
             self._make_room()
@@ -359,7 +354,6 @@ class BatchGenerator:
         self._take_all(self._runner.step())
 
     def _read(self) -> None:
-        """Wait for all launches, and take their tokens."""
         self._take_all(self._runner.read())
 
     def _take_all(self, new: NewTokens) -> None:

@@ -65,7 +65,6 @@ def plan(memory: int, demand: Demand, most: int) -> Plan:
 
 
 def _room(memory: int, weights: int) -> int:
-    """Return the bytes for the cache."""
     return int(memory * _USABLE) - weights - min(_WORKSPACE, memory // 8)
 
 

@@ -58,7 +58,6 @@ class Runner:
 
     @property
     def unread(self) -> list[Request]:
-        """The request of each token that was launched and not read."""
         return [request for launch in self._launches for request in launch.rows if request is not None]
 
     def prefill(self, requests: Sequence[Request]) -> None:
@@ -150,7 +149,6 @@ class Runner:
         return tokens[mx.array([0 if place is None else place for place in places])]
 
     def _choose(self, rows: Rows, logits: mx.array) -> mx.array:
-        """Choose the next token of each row, not yet computed: [n] from logits [n, vocab]."""
         if self._sampler is not None:
             return self._sampler(logits).astype(mx.int32)
         samplings = [request.sampling if request else GREEDY for request in rows]

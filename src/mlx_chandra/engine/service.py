@@ -109,7 +109,6 @@ class Service:
         self._engine.orders.put(handle)
 
     def stats(self) -> GeneratorStats:
-        """Return the counts as of the last step. Cheap."""
         return self._engine.stats
 
     def close(self) -> None:

@@ -127,7 +127,6 @@ def rounded_layout(lengths: Sequence[int], total: int, multiple: int, dtype: mx.
 def _rounded_attention(
     layout: RoundedLayout, queries: mx.array, keys: mx.array, values: mx.array
 ) -> mx.array:
-    """Attend within a layout's segments, where a token sees all of its own."""
     scale, q, k, v = queries.shape[-1] ** -0.5, queries, keys, values
     if layout.tokens is not None and layout.marks is not None:
         ones = mx.ones((1, 1, _MARK_WIDTH), q.dtype)
@@ -164,7 +163,6 @@ def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> l
 
 
 def _has_plain_matrices(layer: Any) -> bool:
-    """Whether no matrix of a layer is quantised or has a bias."""
     attention, mlp = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
     matrices = (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj)

@@ -79,7 +79,6 @@ def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
 
 
 def _read_weights(folder: Path, config: ModelConfig) -> Weights:
-    """Read all tensors under our names and in our shapes."""
     weights: Weights = {}
     for path in weight_files(folder):
         try:
@@ -134,7 +133,6 @@ def _quantize(model: Qwen3VL, weights: Weights, quantization: Quantization | Non
 
 
 def _check(model: Qwen3VL, weights: Weights, folder: Path) -> None:
-    """Raise CheckpointError if the tensors aren't exactly the model's."""
     expected = dict(tree_flatten(model.parameters()))
     missing = sorted(expected.keys() - weights.keys())
     unexpected = sorted(weights.keys() - expected.keys())

@@ -136,7 +136,6 @@ class Qwen3VL(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the weights take."""
         return sum(array.nbytes for array in dict(tree_flatten(self.parameters())).values())
 
     def fuse(self) -> None:
@@ -152,7 +151,6 @@ class Qwen3VL(nn.Module):
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Bytes that a page's cache grows by with each token."""
         return bytes_per_token(self.config.text, self.dtype)
 
     def embed_images(self, images: Images) -> VisionFeatures:

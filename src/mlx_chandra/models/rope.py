@@ -73,7 +73,6 @@ class StepRotation:
     kernel: bool
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Rotate x [n, heads, head_dim]."""
         if not self.kernel:
             halves = x.reshape(*x.shape[:2], 2, -1)
             return (halves * self.cos + halves[:, :, ::-1] * self.sin).reshape(x.shape)

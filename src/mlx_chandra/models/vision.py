@@ -56,7 +56,6 @@ def _patch_places(t: int, h: int, w: int, merge: int, side: int) -> _PatchPlaces
 
 
 def _no_places(count: int) -> _PatchPlaces:
-    """For patches that are in no picture."""
     nowhere = np.zeros(count, np.int32)
     return _PatchPlaces(nowhere, nowhere, np.zeros((count, 4), np.int32), np.zeros((count, 4), np.float32))
 
@@ -177,7 +176,6 @@ class VisionTower(nn.Module):
         ]
 
     def __call__(self, images: Images, dtype: mx.Dtype) -> VisionFeatures:
-        """Encode the pictures of any number of pages in one pass."""
         places = [self._places(image.grid) for image in images]
         values = [self._values(image).astype(dtype) for image in images]
         patches = sum(map(len, values))
@@ -203,7 +201,6 @@ class VisionTower(nn.Module):
         return x, deepstack
 
     def _rotate(self, places: list[_PatchPlaces], dtype: mx.Dtype) -> Rotate:
-        """Return the rotation by each patch's row and column."""
         rows, columns = (
             np.concatenate([getattr(place, axis) for place in places]) for axis in ("rows", "columns")
         )

@@ -42,9 +42,6 @@ class Job:
     given: int = 0  # characters of this attempt's text that were sent,
     read: int = 0  # and the tokens that gave them
 
-    def start_again(self) -> None:
-        self.tokens, self.begun, self.given, self.read = [], None, 0, 0
-
 
 Order = Job | Handle | None  # read it; drop it; end
 
@@ -95,16 +92,15 @@ class Engine:
 
     def _take_orders(self) -> bool:
         """Take what other threads want; waits only where there is nothing else to do. False: it is to end."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                order = self.orders.get(block=not self._jobs)
-                if order is None:
-                    return False
-                if isinstance(order, Handle):
-                    self._cancel(order)
-                else:
-                    self._jobs[order.handle] = order
-                    self._waiting.append(order)
+        while not (self._jobs and self.orders.empty()):
+            order = self.orders.get()
+            if order is None:
+                return False
+            if isinstance(order, Handle):
+                self._cancel(order)
+            else:
+                self._jobs[order.handle] = order
+                self._waiting.append(order)
         return True
 
     def _cancel(self, handle: Handle) -> None:
@@ -198,12 +194,8 @@ class Engine:
         if not text or text.endswith("\ufffd") or not (text.strip() or job.given):
             return
         job.read = len(job.tokens)
-        self._send(job, text)
-
-    def _send(self, job: Job, text: str) -> None:
         job.given += len(text)
-        if text:
-            job.handle.emit(Tokens(job.handle, text))
+        job.handle.emit(Tokens(job.handle, text))
 
     def _end(self, job: Job, reason: FinishReason, error: PageError | None = None) -> None:
         self._inserted.pop(-1 if job.uid is None else job.uid, None)
@@ -214,10 +206,10 @@ class Engine:
         seconds = 0.0 if job.begun is None else time.monotonic() - job.begun
         attempt = Attempt.of(self._processor.decode, job.tokens, reason, seconds, error)
         job.attempts.append(attempt)
-        if job.options.stream:
-            self._send(job, attempt.text[job.given :])
+        if job.options.stream and (rest := attempt.text[job.given :]):
+            job.handle.emit(Tokens(job.handle, rest))
         if job.options.retries.wants_another(job.attempts):
-            job.start_again()
+            job.tokens, job.begun, job.given, job.read = [], None, 0, 0
             self._waiting.appendleft(job)
             job.handle.emit(Retried(job.handle, len(job.attempts) + 1, attempt.state))
         else:
@@ -256,11 +248,9 @@ class Engine:
         with self._changed:
             self._shut = self.broken or EngineError("The service is closed.", "Open another one.")
             self._changed.notify_all()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                order = self.orders.get_nowait()
-                if isinstance(order, Job):
-                    self._jobs[order.handle] = order
+        while not self.orders.empty():
+            if isinstance(order := self.orders.get(), Job):
+                self._jobs[order.handle] = order
         for job in list(self._jobs.values()):
             if self.broken is None:
                 self._leave(job, Cancelled(job.handle))

@@ -115,6 +115,11 @@ class BatchGenerator:
         return self._runner.slots
 
     @property
+    def _in_work(self) -> list[Request]:
+        """Those with a slot."""
+        return [request for request in self.cache.pages if request is not None]
+
+    @property
     def has_work(self) -> bool:
         return bool(self._requests or self._prompts or self._tokens)
 
@@ -209,10 +214,8 @@ class BatchGenerator:
         if not self.model.backend.decode_ahead:
             self._read()
         seconds = time.perf_counter() - started
-        if admitted:
-            self._prompt_time += seconds
-        else:
-            self._generation_time += seconds
+        self._prompt_time += seconds if admitted else 0
+        self._generation_time += 0 if admitted else seconds
 
     def stats(self) -> GeneratorStats:
         return GeneratorStats(
@@ -248,8 +251,7 @@ class BatchGenerator:
     def check(self) -> None:
         """Raise AssertionError if slots, requests and launches disagree. For tests, and when idle."""
         self.cache.check()
-        in_slots = self._in_slots()
-        assert len({request.uid for request in in_slots}) == len(in_slots), "a page has two slots"
+        assert len({request.uid for request in self._in_work}) == self.cache.active, "a page has two slots"
         for request, length in zip(self.cache.pages, self.cache.lengths, strict=True):
             if request is not None:
                 uid = request.uid
@@ -267,11 +269,12 @@ class BatchGenerator:
 
     def _admit(self) -> list[Request]:
         """Return the requests of the next prefill pass: those with a slot, and memory to grow in."""
-        growing = [self._expected(request.length, request) for request in self._in_slots()]
+        growing = [self._expected(request.length, request) for request in self._in_work]
 
         def fits(lengths: Sequence[int]) -> bool:
             coming = [self._expected(length) for length in lengths]
-            return (not growing and len(coming) == 1) or self._fits(growing + coming)
+            alone = not growing and len(coming) == 1
+            return alone or self.cache.tokens(growing + coming) <= self.cache_tokens
 
         most = min(self.cache.free, self._prefill_batch_size)
         return admit(self._queue, most, self.model.backend.prefill_tokens, fits)
@@ -282,9 +285,6 @@ class BatchGenerator:
         mean = self._answer_tokens // self._answer_count
         return min(length + max(mean - answered, 0), self._max_context)
 
-    def _fits(self, lengths: Sequence[int]) -> bool:
-        return self.cache.tokens(lengths) <= self.cache_tokens
-
     def _make_room(self) -> None:
         """Before a step: if it would grow the cache beyond its limit, preempt the youngest pages."""
         if not self._too_large():
@@ -292,15 +292,12 @@ class BatchGenerator:
         self._read()
         self.cache.compact(tightly=True)
         while self._too_large() and self.cache.active > 1:
-            self._preempt([max(self._in_slots(), key=lambda request: request.uid)])
+            self._preempt([max(self._in_work, key=lambda request: request.uid)])
             self.cache.compact(tightly=True)
 
     def _too_large(self) -> bool:
         growth = self.cache.growth
         return growth > 0 and self.cache.allocated + growth > self.cache_tokens
-
-    def _in_slots(self) -> list[Request]:
-        return [request for request in self.cache.pages if request is not None]
 
     def _preempt(self, requests: Sequence[Request]) -> None:
         """Take requests' slots away; they are the first to get one again."""

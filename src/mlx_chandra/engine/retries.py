@@ -93,6 +93,9 @@ class Retries:
         return state is PageState.REPETITION or (self.truncated and state is PageState.TRUNCATED)
 
 
+RETRIES = Retries()
+
+
 def best(attempts: Sequence[Attempt]) -> Attempt:
     """Return the attempt to keep: a whole one, else the one that says most; of equals the earliest.
 

@@ -75,16 +75,10 @@ class DecoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decode step gives.
+    """What a decode step gives."""
 
-    Attributes:
-        half: Hidden states [n, hidden_size] behind the first half of the layers: once they are there, that
-            half has read its keys and values.
-        logits: [n, vocab]
-    """
-
-    half: mx.array
-    logits: mx.array
+    half: mx.array  # [n, hidden_size]; once it is there, half of the layers have read their keys and values
+    logits: mx.array  # [n, vocab]
 
 
 class TextModel(nn.Module):

@@ -23,15 +23,10 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class VisionFeatures:
-    """What the text tower gets of the pictures, flat over all of them.
+    """What the text tower gets of the pictures, flat over all of them."""
 
-    Attributes:
-        hidden: [N, out_hidden_size], one row per merged patch, takes the place of the image tokens.
-        deepstack: One [N, out_hidden_size] per deepstack block, added after the first text layers.
-    """
-
-    hidden: mx.array
-    deepstack: tuple[mx.array, ...]
+    hidden: mx.array  # [N, out_hidden_size], one row per merged patch, takes the place of the image tokens
+    deepstack: tuple[mx.array, ...]  # each like hidden, added after one of the first text layers
 
 
 @dataclass(frozen=True)
@@ -201,9 +196,8 @@ class VisionTower(nn.Module):
         return x, deepstack
 
     def _rotate(self, places: list[_PatchPlaces], dtype: mx.Dtype) -> Rotate:
-        rows, columns = (
-            np.concatenate([getattr(place, axis) for place in places]) for axis in ("rows", "columns")
-        )
+        rows = np.concatenate([place.rows for place in places])
+        columns = np.concatenate([place.columns for place in places])
         rotation = vision_rotation(rows, columns, self._config, dtype)
         return rotation.compiled if self._form.multiple else rotation
 

@@ -1,8 +1,7 @@
 """Runs an engine on a thread of its own, for any number of clients: pages are submitted, events come back.
 
-One thread owns the generator. Everything that touches it happens there: insert, next, remove, stats, reset,
-close. Retries, the detection of repetition and the choice of the best attempt happen there too, once for
-everybody: the command line, `batch_generate`, servers.
+Everything that touches the generator happens on that thread. Retries, the detection of repetition and the
+choice of the best attempt happen there too, once for everybody: the command line, `batch_generate`, servers.
 """
 
 import queue
@@ -39,7 +38,6 @@ class Service:
             service (`stop_on_repetition=False`), where each page has its own choice.
         processor: Of the same checkpoint.
         queue_size: Pages submitted and not ended, at most; by default its slots and a few more.
-        options: For pages that are submitted without.
 
     A service that nobody refers to any more is closed. So is one that is open when the program ends.
     """
@@ -50,10 +48,8 @@ class Service:
         processor: Processor,
         *,
         queue_size: int | None = None,
-        options: RequestOptions | None = None,
     ) -> None:
-        self._processor, self._options = processor, options or RequestOptions()
-        slots = generator.slots
+        self._processor, slots = processor, generator.slots
         self._engine = Engine(generator, processor, queue_size or slots + max(2, min(slots, _MOST_SPARE)))
         self._ended = run_on_thread(self._engine.run)
         self._end = weakref.finalize(self, _end, self._engine.orders, self._ended)
@@ -93,7 +89,6 @@ class Service:
 
         Args:
             inputs: From `prepare`.
-            options: The service's own by default.
             events: A queue for the events of several pages; by default the handle has its own.
             timeout: Seconds to wait at most; 0 doesn't wait.
 
@@ -102,7 +97,7 @@ class Service:
             TimeoutError: The queue is still full.
         """
         handle = Handle(self._drop, events)
-        self._engine.submit(Job(handle, inputs, options or self._options), timeout)
+        self._engine.submit(Job(handle, inputs, options or RequestOptions()), timeout)
         return handle
 
     def _drop(self, handle: Handle) -> None:

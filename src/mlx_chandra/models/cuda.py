@@ -87,30 +87,20 @@ def _from(x: mx.array, start: int, size: int) -> mx.array:
 
 @dataclass(frozen=True)
 class RoundedLayout:
-    """Where the T tokens of a pass of pictures stand among R places, the same for all layers.
+    """Where the T tokens of a pass of pictures stand among R places; no arrays where these are the same.
 
-    Attributes:
-        sizes: Rounded length of each segment.
-        tokens: int32 [R], the token at each place, some other one of its segment where none is; None where
-            places and tokens are the same.
-        places: int32 [T], the place of each token, any place for one that is in no segment; None likewise.
-        marks: [R, 1, 8] to widen keys by, where queries get ones: times each other they add 0 to a token's
-            score, and to that of an empty place so much that nobody sees it. So no mask is needed, which
-            makes kernels slower.
+    Keys are widened by marks, and queries by ones: times each other they add 0 to a token's score, and to
+    that of an empty place so much that nobody sees it. So no mask is needed, which makes kernels slower.
     """
 
-    sizes: tuple[int, ...]
-    tokens: mx.array | None = None
-    places: mx.array | None = None
-    marks: mx.array | None = None
+    sizes: tuple[int, ...]  # rounded length of each segment
+    tokens: mx.array | None = None  # int32 [R], the token at each place, another of its segment if none is
+    places: mx.array | None = None  # int32 [T], the place of each token, any for one that is in no segment
+    marks: mx.array | None = None  # [R, 1, 8]
 
 
 def rounded_layout(lengths: Sequence[int], total: int, multiple: int, dtype: mx.Dtype) -> RoundedLayout:
-    """Lay out segments of `lengths`, at the start of `total` tokens, each rounded up to a `multiple`.
-
-    Args:
-        dtype: Of the marks.
-    """
+    """Lay out segments of `lengths`, at the start of `total` tokens, each rounded up to a `multiple`."""
     sizes = tuple(-(-length // multiple) * multiple for length in lengths)
     if sizes == tuple(lengths) and sum(sizes) == total:
         return RoundedLayout(sizes)
@@ -146,10 +136,7 @@ def _rounded_attention(
 def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> list[Any]:
     """Replace decoder layers (qwen3_vl.DecoderLayer) by fused ones; a quantised layer stays as it is.
 
-    Evaluates layer by layer, so that only one layer's weights are in memory twice.
-
-    Args:
-        kept: The dtype of what the cache keeps.
+    Evaluates layer by layer: only one layer's weights are in memory twice. `kept` is the cache's dtype.
     """
     functions = _functions(config, kept)
     fused: list[Any] = []
@@ -237,12 +224,10 @@ def _by_group(weights: Sequence[mx.array], config: TextConfig) -> mx.array:
 
 
 def _head_norms(attention: Any, config: TextConfig) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-    """Return what heads, in the order of `_by_group`, are scaled with.
+    """Return what heads, in the order of `_by_group`, are scaled with: [heads + 2 * kv_heads, 2, d / 2].
 
-    Returns:
-        The scales [heads + 2 * kv_heads, 2, d / 2]; the same with the halves swapped; which heads are values
-        [heads + 2 * kv_heads, 1, 1]; and ones [d], for MLX's norm, which without a weight reads one from the
-        host's memory.
+    Then the same with the halves swapped; which heads are values [heads + 2 * kv_heads, 1, 1]; and ones [d],
+    for MLX's norm, which without a weight reads one from the host's memory.
     """
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     query, key = attention.q_norm.weight, attention.k_norm.weight
@@ -277,17 +262,9 @@ def _step(
     cos: mx.array,
     sin: mx.array,
 ) -> tuple[mx.array, list[mx.array]]:
-    """Run a layer's decode step.
+    """Return x [n, hidden] behind a layer, and what the cache's buckets keep of the layer then.
 
-    Args:
-        dtype: Of what the cache keeps.
-        kept, arrays: See `StepShape`.
-        before, after: A layer's.
-        x: [n, hidden].
-        cos, sin: A rotation's, halves apart: [n, 1, 2, d / 2].
-
-    Returns:
-        x behind the layer, and what the cache's buckets keep of the layer then.
+    cos and sin have their halves apart, [n, 1, 2, d / 2]; `dtype` is the cache's.
     """
     norm, qkv, scales, swapped_scales, is_value, ones = before
     heads, normed = _heads(config, x, norm, qkv, ones)

@@ -94,10 +94,7 @@ class Bucket:
         self.layers[layer] = self._flat(whole)
 
     def step_places(self, lengths: IntArray) -> IntArray:
-        """Return where the newest tokens of the first n slots go in a layer's array.
-
-        Args:
-            lengths: Of the slots, with this token: [n].
+        """Return where the newest tokens of slots of `lengths` [n], these included, go in a layer's array.
 
         Returns:
             [n, 2 * kv_heads], the place of each head's key and then of its value.
@@ -208,16 +205,10 @@ class StepShape:
     def attend_joined(
         self, kept: list[mx.array], arrays: list[BucketArrays], queries: mx.array, joined: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
-        """Store one layer's keys and values and attend.
-
-        Args:
-            kept: What each bucket keeps of the layer.
-            arrays: Of the step.
-            queries: [n, kv_heads, heads / kv_heads, d] or [n, heads, d].
-            joined: Keys and values [n, kv_heads, 2, d], finite and of the cache's dtype.
+        """Store keys and values [n, kv_heads, 2, d], finite and of the cache's dtype, and attend.
 
         Returns:
-            [n, heads * d], and what the buckets keep now.
+            [n, heads * d], and what the buckets keep of the layer now.
         """
         for array, (places, _), kv in zip(kept, arrays, self.split(joined), strict=True):
             array[places] = kv
@@ -296,11 +287,9 @@ class KeyValueCache:
         return PromptPass(targets, tuple(lengths), self._form)
 
     def step_pass(self, lengths: Sequence[int], rows: int) -> StepPass:
-        """Make room for a step over the first `rows` slots.
+        """Make room for a step over the first `rows` slots, at least those of `lengths` [n].
 
-        Args:
-            lengths: Of the slots that are used, with this step's token; 0 for an empty one.
-            rows: Of the step, at least as many.
+        A length counts this step's token, and is 0 for an empty slot.
         """
         padded = [max(length, 1) for length in lengths] + [1] * (rows - len(lengths))
         firsts = [0, *accumulate(bucket.slots for bucket in self.buckets)]

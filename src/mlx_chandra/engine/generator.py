@@ -84,11 +84,11 @@ class BatchGenerator:
         self.model, self.max_tokens = model, max_tokens
         self._stop_tokens = processor.stop_token_ids | frozenset(stop_tokens or ())
         self._stop_on_repetition = stop_on_repetition
+        self.slots, planned_tokens = self._plan(completion_batch_size)
+        self.cache_tokens = cache_tokens or planned_tokens
         limit_kept_buffers(model.backend)
         self._wired = ExitStack()
         self._wired.enter_context(wired_working_set(model.backend))
-        self.slots, planned_tokens = self._plan(completion_batch_size)
-        self.cache_tokens = cache_tokens or planned_tokens
         self._max_context = max_context or model.config.text.max_position_embeddings
         self._runner = Runner(model, sampler, self.slots, self._max_context)
         self._prefill_batch_size = prefill_batch_size

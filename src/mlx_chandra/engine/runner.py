@@ -6,6 +6,7 @@ what becomes of them is decided in `engine/generator.py`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import mlx.core as mx
 import numpy as np
@@ -134,17 +135,14 @@ class Runner:
         As a rule these are the tokens of the last step as they are. Where pages have come or moved, the host
         says where to find them, and an array from the host is dear (see StepTable).
         """
-        launches = dict.fromkeys(request.newest for request in rows if request)
-        starts: dict[Launch | None, int] = {}  # where each launch's tokens begin among all of them
-        total = 0
-        for launch in launches:
-            assert launch is not None, "a page in a slot has been prefilled"
-            starts[launch] = total
-            total += launch.tokens.size
-        sources = [launch.tokens for launch in launches if launch is not None]
-        tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
-        places = [starts[request.newest] + request.row if request else None for request in rows]
-        if len(rows) <= total and all(place in (row, None) for row, place in enumerate(places)):
+        launches = list(dict.fromkeys(request.newest for request in rows if request and request.newest))
+        ends = accumulate(len(launch.tokens) for launch in launches)
+        starts = {launch: end - len(launch.tokens) for launch, end in zip(launches, ends, strict=True)}
+        tokens = launches[0].tokens
+        if len(launches) > 1:
+            tokens = mx.concatenate([launch.tokens for launch in launches])
+        places = [starts[r.newest] + r.row if r and r.newest else None for r in rows]
+        if len(rows) <= len(tokens) and all(place in (row, None) for row, place in enumerate(places)):
             return tokens[: len(rows)]  # the same array where these are all
         return tokens[mx.array([0 if place is None else place for place in places])]
 

@@ -156,9 +156,9 @@ def _exp2(x: mx.array, less: mx.array | float) -> mx.array:
     shift = _TO_INTEGER - less
     whole = x + shift
     part = x - (whole - shift)  # exact, between -1/2 and 1/2
-    power = _C + part / (mx.square(part - _A) + _B)
+    fraction = _C + part / (mx.square(part - _A) + _B)
     exponent = mx.left_shift(whole.view(mx.int32), mx.array(23, mx.int32))
-    return (power.view(mx.int32) + exponent).view(mx.float32)
+    return (fraction.view(mx.int32) + exponent).view(mx.float32)
 
 
 def _segments(lengths: Sequence[int], total: int, causal: bool, dtype: mx.Dtype) -> Attend:

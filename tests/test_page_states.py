@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from mlx_chandra.attempts import Retries
+from mlx_chandra.engine.responses import OUT_OF_MEMORY, GenerationResponse, PromptResponse
 from mlx_chandra.outputs.results_csv import Start
 from mlx_chandra.pipeline import Settings
-
-from mlx_chandra.engine.responses import OUT_OF_MEMORY, GenerationResponse, PromptResponse
 from tests.fakes import Answer, FakeReader, Inputs, Script
 from tests.test_pipeline import Watcher, go, make_pages, rows
 

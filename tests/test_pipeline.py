@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from mlx_chandra.attempts import PageResult
-from mlx_chandra.outputs.results_csv import ResultsFile, Row, Start
-from mlx_chandra.pipeline import Settings, Snapshot, Summary, run
 from PIL import Image
 
+from mlx_chandra.attempts import PageResult
 from mlx_chandra.documents.discover import Folder
 from mlx_chandra.documents.page import Document
 from mlx_chandra.engine.responses import GenerationResponse, PromptResponse
 from mlx_chandra.errors import DiskFullError, MlxChandraError
+from mlx_chandra.outputs.results_csv import ResultsFile, Row, Start
+from mlx_chandra.pipeline import Settings, Snapshot, Summary, run
 from tests import fakes
 from tests.fakes import Answer, FakeReader, Script
 

@@ -171,7 +171,8 @@ def child(length: int, last: int, arguments: Sequence[str]) -> int:
     from mlx_chandra.engine.service import Service
 
     engine = FakeEngine(last or None)
-    status = main(["ocr", *arguments], service_factory=lambda options: Service(engine, FakeProcessor(length)))
+    service = Service(engine, FakeProcessor(length))  # type: ignore[arg-type]
+    status = main(["ocr", *arguments], service_factory=lambda options: service)
     found = {"first": engine.first_page, "end": time.monotonic(), "pages": engine.pages, "peak": _peak()}
     print(json.dumps(found))
     return status

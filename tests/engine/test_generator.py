@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mlx_chandra.engine.generator import BatchGenerator
-from mlx_chandra.engine.request import AnswerLengths, Request
+from mlx_chandra.engine.request import Request
 from mlx_chandra.engine.responses import FinishReason, GenerationResponse
 from mlx_chandra.engine.runner import Runner
 from mlx_chandra.engine.sampler import Sampling
@@ -311,7 +311,7 @@ def test_pages_that_outgrow_the_planned_memory_are_sent_back_and_go_on_where_the
     model = load_model(checkpoint, backend=backend)
     expected = [alone(model, page, 330) for page in pages[:5]]
     crowd = generator(model, 5, cache_tokens=5 * 256)  # room for five short pages, or for two longer ones
-    crowd._answers = AnswerLengths(guess=1)
+    crowd._answer_tokens = crowd._answer_count  # answers are expected to be short
     uids = crowd.insert(pages[:5], 330)
     active, cached = [], []
     tokens = run(crowd, lambda: (active.append(crowd.cache.active), cached.append(crowd.cache.allocated)))
@@ -572,6 +572,8 @@ def test_wrong_arguments_queue_nothing(
 def test_a_batch_size_that_makes_no_sense_is_refused(model: Qwen3VL, size: int | str) -> None:
     with pytest.raises(ValueError, match="completion_batch_size"):
         BatchGenerator(model, StopsAt(), completion_batch_size=size)
+    with pytest.raises(ValueError, match="prefill_batch_size"):
+        BatchGenerator(model, StopsAt(), prefill_batch_size=0)
 
 
 def test_the_automatic_batch_size_is_at_least_8_for_a_small_model(model: Qwen3VL) -> None:

@@ -113,16 +113,18 @@ def test_only_the_services_thread_touches_the_engine(start: Callable) -> None:
     assert generator.closed
 
 
+class Bytes(FakeProcessor):
+    """One byte a token."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(token for token in ids if token).decode(errors="replace")
+
+
 @pytest.mark.parametrize(
-    "text", ["plain", "größer 日本語 😀 end", "ends in 😀", "\ufffd broken \ufffd", WORDS]
+    "text", ["plain", "größer 日本語 😀 end", "ends in 😀", "\ufffd broken \ufffd", WORDS, " " * 9 + "read"]
 )
 def test_streamed_text_has_whole_characters_and_is_the_final_text(start: Callable, text: str) -> None:
-    class Bytes(FakeProcessor):
-        def decode(self, ids: Sequence[int]) -> str:
-            return bytes(token for token in ids if token).decode(errors="replace")
-
-    one_byte_a_token = text.encode().decode("latin-1")
-    service, _ = start(Script(answers={"1": Answer(one_byte_a_token)}), processor=Bytes())
+    service, _ = start(Script(answers={"1": Answer(text.encode().decode("latin-1"))}), processor=Bytes())
     handle = service.submit(page("1"), RequestOptions(stream=True))
     events = list(handle.events)
     assert text_of(events) == text == handle.result().text
@@ -130,22 +132,15 @@ def test_streamed_text_has_whole_characters_and_is_the_final_text(start: Callabl
         assert not any("\ufffd" in event.text for event in events if isinstance(event, Tokens))
 
 
-def test_text_that_breaks_off_within_a_character_is_streamed_as_it_is_kept(start: Callable) -> None:
-    class Bytes(FakeProcessor):
-        def decode(self, ids: Sequence[int]) -> str:
-            return bytes(token for token in ids if token).decode(errors="replace")
-
-    cut = "日本".encode()[:-1].decode("latin-1")
-    service, _ = start(Script(answers={"1": Answer(cut, "length")}), processor=Bytes())
+@pytest.mark.parametrize(
+    ("said", "reason", "text"),
+    [("日本".encode()[:-1].decode("latin-1"), "length", "日\ufffd"), ("\n" * 10, "stop", "")],
+    ids=["breaks off within a character", "white space alone"],
+)
+def test_what_is_streamed_is_what_is_kept(start: Callable, said: str, reason: str, text: str) -> None:
+    service, _ = start(Script(answers={"1": Answer(said, reason)}), processor=Bytes())
     handle = service.submit(page("1"), RequestOptions(stream=True))
-    assert text_of(list(handle.events)) == "日\ufffd" == handle.result().text
-
-
-def test_white_space_that_is_all_there_is_is_not_streamed(start: Callable) -> None:
-    service, _ = start(Script(answers={"1": Answer("\n" * 10), "2": Answer(" " * 9 + "read")}))
-    blank, read = (service.submit(page(colour), RequestOptions(stream=True)) for colour in "12")
-    assert text_of(list(blank.events)) == blank.result().text == ""
-    assert text_of(list(read.events)) == read.result().text
+    assert text_of(list(handle.events)) == text == handle.result().text
 
 
 def test_a_page_that_repeats_itself_is_read_again_with_the_models_sampling(start: Callable) -> None:

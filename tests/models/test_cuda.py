@@ -78,15 +78,11 @@ def test_caches_of_one_model_whose_arrays_are_of_one_size_are_not_taken_for_each
         assert mx.allclose(many.step(), logits, atol=1e-5)
 
 
-def test_segments_of_one_rounded_length_go_through_together_in_few_different_numbers() -> None:
-    layout = rounded_layout([5, 17, 8, 3, 6, 1, 2, 7], 49, 8, mx.float32)
-    assert layout.groups == ((8, 4), (8, 2), (8, 1), (24, 1))
-
-
 def test_every_token_comes_back_to_its_place() -> None:
     layout = rounded_layout([5, 17, 8], 40, 8, mx.float32)
-    tokens = mx.arange(40)[:, None]
-    assert layout.gathered(layout.spread(tokens))[:30, 0].tolist() == list(range(30))
+    assert layout.sizes == (8, 24, 8)
+    assert layout.tokens is not None
+    assert layout.tokens[layout.places][:30].tolist() == list(range(30))
 
 
 def test_nothing_is_spread_or_marked_where_lengths_are_round_already() -> None:

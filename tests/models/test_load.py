@@ -14,7 +14,6 @@ from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models import load_model
 from mlx_chandra.models.backend import BackendName, backend_of, current_backend
 from mlx_chandra.models.load import DTYPES, loaded_bytes
-from mlx_chandra.models.names import Layout, checkpoint_name, our_name
 from tests.checkpoints import (
     QUANTIZABLE,
     Array,
@@ -81,15 +80,6 @@ def test_every_tensor_of_a_model_matters_so_that_equal_logits_mean_equal_weights
         assert not np.allclose(page_logits(model), before, rtol=0, atol=1e-4), name
         model.load_weights([(name, array)], strict=False)
     np.testing.assert_array_equal(page_logits(model), before)
-
-
-@pytest.mark.parametrize("layout", Layout)
-def test_names_map_to_a_checkpoint_and_back(checkpoint: Path, layout: Layout) -> None:
-    for name, _ in tree_flatten(load_model(checkpoint, backend=LAYERS_AS_STORED).parameters()):
-        stored = checkpoint_name(name, layout)
-        assert our_name(stored) == name
-    assert checkpoint_name("lm_head.weight", Layout.MLX) == "language_model.lm_head.weight"
-    assert checkpoint_name("visual.norm", Layout.HUGGING_FACE) == "model.visual.norm"
 
 
 def test_the_patch_embedding_is_recognised_by_its_shape_in_either_order(tmp_path: Path) -> None:

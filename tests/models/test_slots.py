@@ -243,19 +243,16 @@ def test_steps_where_shapes_are_shared_have_few_different_numbers_of_rows(pages:
     assert slots.step().rows == min(rows, 100)
 
 
-def test_more_prompts_than_free_slots_are_refused_and_nothing_changes() -> None:
-    slots = new_slots(slots=2)
+@pytest.mark.parametrize(
+    ("lengths", "says"), [([3, 4], r"2 prompts.*1 free slot"), ([601], r"601 tokens.*600")], ids=str
+)
+def test_prompts_that_are_too_many_or_too_long_are_refused_and_nothing_changes(
+    lengths: list[int], says: str
+) -> None:
+    slots = new_slots(slots=2, max_length=600)
     insert(slots, {1: 5})
-    with pytest.raises(ValueError, match=r"2 prompts.*1 free slot"):
-        slots.insert([7, 8], [3, 4])
-    assert_holds(slots, {1: 5})
-
-
-def test_a_prompt_longer_than_a_slot_is_refused_and_nothing_changes() -> None:
-    slots = new_slots(max_length=600)
-    insert(slots, {1: 5})
-    with pytest.raises(ValueError, match=r"601 tokens.*600"):
-        slots.insert([7, 8], [3, 601])
+    with pytest.raises(ValueError, match=says):
+        slots.insert(list(range(7, 7 + len(lengths))), lengths)
     assert_holds(slots, {1: 5})
     insert(slots, {2: 600})
     assert_holds(slots, {1: 5, 2: 600})
@@ -270,47 +267,34 @@ def test_a_step_into_a_full_slot_is_refused_and_nothing_changes() -> None:
     assert_holds(slots, {1: 6, 2: 20})
 
 
-def test_the_check_passes_on_an_empty_cache_and_on_a_busy_one() -> None:
+BROKEN_TABLES = (
+    ({"_firsts": [0, 1]}, "more pages than slots"),
+    ({"_lengths": [8, 0]}, "the last slot is a hole"),
+    ({"_lengths": [0, 5]}, "a hole has tokens, or a page has none"),
+    ({"_lengths": [SHORTEST + 1, 5]}, f"a slot of {SHORTEST + 1} in {SHORTEST}"),
+    ({"max_length": 7}, "longer than a slot"),
+)
+BROKEN_BUCKETS = (
+    ({"layers": []}, "a layer's array is missing"),
+    ({"capacity": 2 * SHORTEST}, "lost its shape"),
+    ({"layers": [mx.zeros((3 * 2 * SHORTEST, 16))] * 2}, "lost its shape"),
+)
+
+
+@pytest.mark.parametrize(
+    ("in_bucket", "broken", "says"),
+    [(False, *case) for case in BROKEN_TABLES] + [(True, *case) for case in BROKEN_BUCKETS],
+    ids=lambda value: str(value)[:24],
+)
+def test_the_check_notices_tables_and_arrays_that_are_wrong(
+    in_bucket: bool, broken: dict[str, object], says: str
+) -> None:
     slots = new_slots()
     slots.check()
     insert(slots, {1: 5, 2: 8})
     slots.check()
-
-
-@pytest.mark.parametrize(
-    ("broken", "says"),
-    [
-        ({"_firsts": [0, 1]}, "more pages than slots"),
-        ({"_lengths": [8, 0]}, "the last slot is a hole"),
-        ({"_lengths": [0, 5]}, "a hole has tokens, or a page has none"),
-        ({"_lengths": [SHORTEST + 1, 5]}, f"a slot of {SHORTEST + 1} in {SHORTEST}"),
-        ({"max_length": 7}, "longer than a slot"),
-    ],
-    ids=lambda value: str(value)[:24],
-)
-def test_the_check_notices_books_that_are_wrong(broken: dict[str, object], says: str) -> None:
-    slots = new_slots()
-    insert(slots, {1: 5, 2: 8})
     for name, value in broken.items():
-        setattr(slots, name, value)
-    with pytest.raises(AssertionError, match=says):
-        slots.check()
-
-
-@pytest.mark.parametrize(
-    ("broken", "says"),
-    [
-        ({"layers": []}, "a layer's array is missing"),
-        ({"capacity": 2 * SHORTEST}, "lost its shape"),
-        ({"layers": [mx.zeros((3 * 2 * SHORTEST, 16))] * 2}, "lost its shape"),
-    ],
-    ids=lambda value: str(value)[:24],
-)
-def test_the_check_notices_arrays_that_are_wrong(broken: dict[str, object], says: str) -> None:
-    slots = new_slots()
-    insert(slots, {1: 5, 2: 8})
-    for name, value in broken.items():
-        setattr(slots.cache.buckets[0], name, value)
+        setattr(slots.cache.buckets[0] if in_bucket else slots, name, value)
     with pytest.raises(AssertionError, match=says):
         slots.check()
 
@@ -422,7 +406,10 @@ def test_keys_and_values_in_one_array_are_written_and_read_like_two() -> None:
         q, k, v = (mx.pad(x, [(0, missing), (0, 0), (0, 0)]) for x in (q, k, v))
         for layer in range(CONFIG.num_hidden_layers):
             expected = one.attend(layer, q, k, v)
-            ours = other.attend_joined(layer, q, mx.stack([k, v], axis=2))
+            ours, kept = other.shape.attend_joined(
+                other.kept(layer), other.arrays, q, mx.stack([k, v], axis=2)
+            )
+            other.keep(layer, kept)
             assert mx.array_equal(ours[:3], expected[:3])
             for row in range(3):
                 for mine, theirs in zip(stored(joined, layer, row), stored(apart, layer, row), strict=True):

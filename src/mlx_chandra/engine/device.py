@@ -1,8 +1,4 @@
-"""Describes this machine, in one form for every backend.
-
-`device_facts` is a pure function over what MLX and the system say; `this_device` is the one place that asks
-them. How many pages fit is planned in `engine/memory.py`.
-"""
+"""Describes this machine, in one form for every backend."""
 
 import os
 import platform
@@ -29,21 +25,16 @@ class Host:
 class Device:
     """The machine as MLX sees it; sizes in bytes.
 
-    Attributes:
-        name: As its maker calls it: "Apple M1 Max", "NVIDIA H200", a CPU's name.
-        architecture: As MLX names it: "applegpu_g13s", "sm_90", "x86_64".
-        memory: All there is: a Mac's unified memory, the card's own, or the RAM.
-        working_set: What computing may take of it: Metal's recommendation (which `iogpu.wired_limit_mb`
-            changes), what is free of the card or in MLX's hands already, or half the RAM.
-        largest_buffer: The largest single array, where the backend has such a limit.
+    `working_set` is what computing may take: Metal's recommendation (which `iogpu.wired_limit_mb` changes),
+    what is free of the card or in MLX's hands already, or half the RAM.
     """
 
     backend: BackendName
-    name: str
-    architecture: str
-    memory: int
+    name: str  # as its maker calls it: "Apple M1 Max", "NVIDIA H200"
+    architecture: str  # as MLX names it: "applegpu_g13s", "sm_90", "x86_64"
+    memory: int  # a Mac's unified memory, the card's own, or the RAM
     working_set: int
-    largest_buffer: int | None
+    largest_buffer: int | None  # the largest single array, where the backend has such a limit
     host: Host
 
 
@@ -66,33 +57,22 @@ def device_facts(backend: BackendName, info: Mapping[str, str | int], host: Host
         memory = _size(info, "total_memory") or host.memory // 2
         working_set = min(memory, (_size(info, "free_memory") or memory) + held)
     architecture = str(info.get("architecture") or "unknown")
-    return Device(
-        backend=backend,
-        name=str(info.get("device_name") or architecture),
-        architecture=architecture,
-        memory=memory,
-        working_set=working_set,
-        largest_buffer=_size(info, "max_buffer_length") or None,
-        host=host,
-    )
+    name, largest = str(info.get("device_name") or architecture), _size(info, "max_buffer_length") or None
+    return Device(backend, name, architecture, memory, working_set, largest, host)
 
 
 def this_device(backend: BackendName) -> Device:
     """Return the facts of the machine that this runs on."""
+    version = platform.mac_ver()[0]
+    system = f"macOS {version}" if version else platform.system()
+    host = Host(f"{system} {platform.machine()}", os.cpu_count() or 1, _ram())
     held = mx.get_active_memory() + mx.get_cache_memory()
-    return device_facts(backend, mx.device_info(), _this_host(), held)
+    return device_facts(backend, mx.device_info(), host, held)
 
 
 def _size(info: Mapping[str, str | int], key: str) -> int:
-    """Return bytes, or 0 where there is no such key."""
     value = info.get(key)
     return value if isinstance(value, int) else 0
-
-
-def _this_host() -> Host:
-    version = platform.mac_ver()[0]
-    system = f"macOS {version}" if version else platform.system()
-    return Host(f"{system} {platform.machine()}", os.cpu_count() or 1, _ram())
 
 
 def _ram() -> int:

@@ -5,11 +5,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from mlx_chandra.engine.handles import Cancelled, Finished, Handle, Prefilled, RequestOptions, Retried, Tokens
 from mlx_chandra.engine.repetition import (
@@ -19,45 +16,15 @@ from mlx_chandra.engine.repetition import (
     is_repeated_text,
     is_repeating,
 )
-from mlx_chandra.engine.responses import FinishReason, GenerationResponse, GeneratorStats, PromptResponse
+from mlx_chandra.engine.responses import FinishReason, GenerationResponse, PromptResponse
 from mlx_chandra.engine.retries import Answer, Attempt, retry_sampling, seed_of
-from mlx_chandra.engine.sampler import GREEDY, Sampling
 from mlx_chandra.errors import EngineError, MlxChandraError, PageError, error_status
-from mlx_chandra.processing.processor import PageInputs
-from mlx_chandra.processing.prompt import ModelFamily, PromptType
+
+if TYPE_CHECKING:
+    from mlx_chandra.engine.generator import BatchGenerator
+    from mlx_chandra.processing.processor import PageInputs, Processor
 
 _MOST_FAILURES = 3  # of the engine, one after the other
-
-
-class Generator(Protocol):
-    """The part of a BatchGenerator that a service needs."""
-
-    @property
-    def slots(self) -> int: ...
-    @property
-    def has_work(self) -> bool: ...
-    def insert(
-        self,
-        prompts: Sequence[PageInputs],
-        max_tokens: int | Sequence[int] | None = None,
-        sampling: Sampling | Sequence[Sampling] = GREEDY,
-    ) -> list[int]: ...
-    def remove(self, uid: int) -> bool: ...
-    def next(self) -> tuple[list[PromptResponse], list[GenerationResponse]]: ...
-    def stats(self) -> GeneratorStats: ...
-    def reset(self) -> None: ...  # forgets all pages after a failure, and can take new ones
-    def close(self) -> None: ...
-
-
-class PageProcessor(Protocol):
-    """The part of a Processor that a service needs."""
-
-    @property
-    def family(self) -> ModelFamily: ...
-    def prepare(
-        self, image: Image.Image, prompt: str | PromptType, max_size: int | None = None
-    ) -> PageInputs: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 @dataclass(eq=False)
@@ -65,7 +32,7 @@ class Job:
     """A page in the service: its earlier attempts, and the tokens of this one so far."""
 
     handle: Handle
-    inputs: PageInputs
+    inputs: "PageInputs"
     options: RequestOptions
     uid: int | None = None  # while it is in the generator
     attempts: list[Attempt] = field(default_factory=list)
@@ -74,9 +41,6 @@ class Job:
     begun: float | None = None  # when this attempt was prefilled
     given: int = 0  # characters of this attempt's text that were sent,
     read: int = 0  # and the tokens that gave them
-
-    def start_again(self) -> None:
-        self.tokens, self.begun, self.given, self.read = [], None, 0, 0
 
 
 Order = Job | Handle | None  # read it; drop it; end
@@ -91,7 +55,7 @@ class Engine:
         broken: Why it reads nothing any more.
     """
 
-    def __init__(self, generator: Generator, processor: PageProcessor, queue_size: int) -> None:
+    def __init__(self, generator: "BatchGenerator", processor: "Processor", queue_size: int) -> None:
         self._generator, self._processor, self._queue_size = generator, processor, queue_size
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.stats = generator.stats()
@@ -105,7 +69,6 @@ class Engine:
         self._failures = 0  # without a page that ended in between
 
     def submit(self, job: Job, timeout: float | None) -> None:
-        """Queue a page. Called from any thread."""
         with self._changed:
             self._changed.wait_for(lambda: self._shut or self._count < self._queue_size, timeout)
             if self._shut is not None:
@@ -129,16 +92,15 @@ class Engine:
 
     def _take_orders(self) -> bool:
         """Take what other threads want; waits only where there is nothing else to do. False: it is to end."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                order = self.orders.get(block=not self._jobs)
-                if order is None:
-                    return False
-                if isinstance(order, Handle):
-                    self._cancel(order)
-                else:
-                    self._jobs[order.handle] = order
-                    self._waiting.append(order)
+        while not (self._jobs and self.orders.empty()):
+            order = self.orders.get()
+            if order is None:
+                return False
+            if isinstance(order, Handle):
+                self._cancel(order)
+            else:
+                self._jobs[order.handle] = order
+                self._waiting.append(order)
         return True
 
     def _cancel(self, handle: Handle) -> None:
@@ -157,9 +119,8 @@ class Engine:
         wait. The others stay here, where a failure of the engine doesn't reach them."""
         while self._waiting and len(self._inserted) <= self._generator.slots:
             job = self._waiting.popleft()
-            options, retry = job.options, len(job.attempts)
-            sampling = options.sampling
-            if retry:
+            options, sampling = job.options, job.options.sampling
+            if retry := len(job.attempts):
                 seed = seed_of(options.seed_name, retry)
                 sampling = retry_sampling(self._processor.family, retry, seed)
             try:
@@ -189,7 +150,7 @@ class Engine:
         if job is None:
             return
         if prompt.error is not None:
-            self._end(job, FinishReason.ERROR, _page_error(prompt.error))
+            self._end(job, FinishReason.ERROR, prompt.error)
             return
         job.prompt_tokens, job.begun = prompt.prompt_tokens, time.monotonic()
         job.handle.emit(Prefilled(job.handle, prompt.prompt_tokens))
@@ -218,29 +179,25 @@ class Engine:
             return True
         if len(tokens) % CHECK_TEXT_EVERY:
             return False
+        return is_repeated_text(self._decoded(tokens[-MINIMUM_SPAN:]))
+
+    def _decoded(self, tokens: list[int]) -> str:
+        """Return the text of some tokens; none where that fails, which shows at the page's end."""
         try:
-            return is_repeated_text(self._processor.decode(tokens[-MINIMUM_SPAN:]))
+            return self._processor.decode(tokens)
         except Exception:
-            return False  # shows at the page's end, and is its error
+            return ""
 
     def _send_more(self, job: Job) -> None:
         """Send the text of new tokens, but not half a character, nor white space that may be all there is."""
-        try:
-            text = self._processor.decode(job.tokens[job.read :])
-        except Exception:
-            return  # shows at the page's end, and is its error
-        if text.endswith("\ufffd") or not (text.strip() or job.given):
+        text = self._decoded(job.tokens[job.read :])
+        if not text or text.endswith("\ufffd") or not (text.strip() or job.given):
             return
         job.read = len(job.tokens)
-        self._send(job, text)
-
-    def _send(self, job: Job, text: str) -> None:
         job.given += len(text)
-        if text:
-            job.handle.emit(Tokens(job.handle, text))
+        job.handle.emit(Tokens(job.handle, text))
 
     def _end(self, job: Job, reason: FinishReason, error: PageError | None = None) -> None:
-        """End an attempt: the page is finished, or read again."""
         self._inserted.pop(-1 if job.uid is None else job.uid, None)
         job.uid = None
         if error is not None and job.begun is None and not job.attempts:
@@ -249,10 +206,10 @@ class Engine:
         seconds = 0.0 if job.begun is None else time.monotonic() - job.begun
         attempt = Attempt.of(self._processor.decode, job.tokens, reason, seconds, error)
         job.attempts.append(attempt)
-        if job.options.stream:
-            self._send(job, attempt.text[job.given :])
+        if job.options.stream and (rest := attempt.text[job.given :]):
+            job.handle.emit(Tokens(job.handle, rest))
         if job.options.retries.wants_another(job.attempts):
-            job.start_again()
+            job.tokens, job.begun, job.given, job.read = [], None, 0, 0
             self._waiting.appendleft(job)
             job.handle.emit(Retried(job.handle, len(job.attempts) + 1, attempt.state))
         else:
@@ -288,15 +245,12 @@ class Engine:
             ) from error
 
     def _shut_down(self) -> None:
-        """End all pages, and the generator."""
         with self._changed:
             self._shut = self.broken or EngineError("The service is closed.", "Open another one.")
             self._changed.notify_all()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                order = self.orders.get_nowait()
-                if isinstance(order, Job):
-                    self._jobs[order.handle] = order
+        while not self.orders.empty():
+            if isinstance(order := self.orders.get(), Job):
+                self._jobs[order.handle] = order
         for job in list(self._jobs.values()):
             if self.broken is None:
                 self._leave(job, Cancelled(job.handle))
@@ -307,11 +261,6 @@ class Engine:
             self._generator.close()
 
 
-def _page_error(error: MlxChandraError) -> PageError:
-    return error if isinstance(error, PageError) else PageError("refused", error.message, error.remedy)
-
-
 def _words(error: BaseException) -> str:
-    """What an error says, on one line."""
     text = error.message if isinstance(error, MlxChandraError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split()).rstrip(".")

@@ -10,21 +10,16 @@ are half as many slots. Its prompt and the tokens so far are prefilled again lat
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_chandra.engine.memory import (
-    Demand,
-    Plan,
-    limit_kept_buffers,
-    plan_for_this_machine,
-    wired_working_set,
-)
+from mlx_chandra.engine.memory import Demand, device_memory, limit_kept_buffers, plan, wired_working_set
 from mlx_chandra.engine.repetition import CHECK_EVERY, is_repeating
-from mlx_chandra.engine.request import AnswerLengths, Request
+from mlx_chandra.engine.request import Request
 from mlx_chandra.engine.responses import (
     OUT_OF_MEMORY,
     OVERFLOW,
@@ -35,14 +30,15 @@ from mlx_chandra.engine.responses import (
 )
 from mlx_chandra.engine.runner import NewTokens, Runner
 from mlx_chandra.engine.sampler import GREEDY, NOT_A_TOKEN, Sampler, Sampling
-from mlx_chandra.engine.scheduler import Scheduler
+from mlx_chandra.engine.scheduler import admit
 from mlx_chandra.errors import PageError
-from mlx_chandra.models.backend import is_out_of_memory
+from mlx_chandra.models.backend import current_backend, is_out_of_memory
 from mlx_chandra.models.inputs import Page
 from mlx_chandra.models.qwen3_vl import Qwen3VL
 from mlx_chandra.models.slots import Slots
 
 DEFAULT_MAX_TOKENS = 8192
+_ANSWER_GUESS = 4 * 1024, 4  # tokens, and of how many answers: counts along with those that ended
 
 
 class StopTokens(Protocol):
@@ -83,17 +79,20 @@ class BatchGenerator:
         cache_tokens: int | None = None,
         stop_on_repetition: bool = True,
     ) -> None:
+        if prefill_batch_size < 1:
+            raise ValueError("prefill_batch_size must be at least 1")
         self.model, self.max_tokens = model, max_tokens
         self._stop_tokens = processor.stop_token_ids | frozenset(stop_tokens or ())
         self._stop_on_repetition = stop_on_repetition
-        plan = self._plan(completion_batch_size)
+        self.slots, planned_tokens = self._plan(completion_batch_size)
+        self.cache_tokens = cache_tokens or planned_tokens
         limit_kept_buffers(model.backend)
         self._wired = ExitStack()
         self._wired.enter_context(wired_working_set(model.backend))
-        self.slots, self.cache_tokens = plan.slots, cache_tokens or plan.cache_tokens
         self._max_context = max_context or model.config.text.max_position_embeddings
         self._runner = Runner(model, sampler, self.slots, self._max_context)
-        self._scheduler: Scheduler[Request] = Scheduler(prefill_batch_size, model.backend.prefill_tokens)
+        self._prefill_batch_size = prefill_batch_size
+        self._queue: deque[Request] = deque()  # those without a slot
         self._requests: dict[int, Request] = {}  # all that are not finished, by uid
         self._prompts: list[PromptResponse] = []  # to be given out by next()
         self._tokens: list[GenerationResponse] = []
@@ -101,20 +100,24 @@ class BatchGenerator:
         self._prompt_tokens = self._generation_tokens = 0
         self._waiting_steps = self._waiting_rows = 0  # steps while pages waited, and the pages in them
         self._prompt_time = self._generation_time = 0.0
-        self._answers = AnswerLengths()
+        self._answer_tokens, self._answer_count = _ANSWER_GUESS
 
-    def _plan(self, asked: int | str) -> Plan:
-        if isinstance(asked, int) and asked < 1:
-            raise ValueError("completion_batch_size must be at least 1")
-        if not isinstance(asked, int) and asked != "auto":
-            raise ValueError(f'completion_batch_size must be a number or "auto", not {asked!r}')
-        plan = plan_for_this_machine(Demand(self.model.nbytes, self.model.cache_bytes_per_token))
-        return Plan(asked, plan.cache_tokens) if isinstance(asked, int) else plan
+    def _plan(self, asked: int | str) -> tuple[int, int]:
+        if asked != "auto" and (not isinstance(asked, int) or asked < 1):
+            raise ValueError(f'completion_batch_size must be at least 1 or "auto", not {asked!r}')
+        backend = current_backend()
+        demand = Demand(self.model.nbytes, self.model.cache_bytes_per_token)
+        planned = plan(device_memory(backend.name), demand, backend.most_slots)
+        return asked if isinstance(asked, int) else planned.slots, planned.cache_tokens
 
     @property
     def cache(self) -> Slots[Request]:
-        """The slots of the pages in work."""
         return self._runner.slots
+
+    @property
+    def _in_work(self) -> list[Request]:
+        """Those with a slot."""
+        return [request for request in self.cache.pages if request is not None]
 
     @property
     def has_work(self) -> bool:
@@ -122,8 +125,7 @@ class BatchGenerator:
 
     @property
     def waiting(self) -> int:
-        """Pages that have no slot yet."""
-        return len(self._scheduler)
+        return len(self._queue)
 
     def insert(
         self,
@@ -168,7 +170,7 @@ class BatchGenerator:
         # a token's keys and values are stored when the next one is computed, so the last needs no room
         request = Request(uid, inputs, length, min(max_tokens, most - length + 1), sampling)
         self._requests[uid] = request
-        self._scheduler.add([request])
+        self._queue.append(request)
         return uid
 
     def remove(self, uid: int) -> bool:
@@ -176,7 +178,8 @@ class BatchGenerator:
         request = self._requests.get(uid)
         if request is None:
             return False
-        self._scheduler.remove(request)
+        if request in self._queue:
+            self._queue.remove(request)
         self._finish(request)
         return True
 
@@ -211,10 +214,8 @@ class BatchGenerator:
         if not self.model.backend.decode_ahead:
             self._read()
         seconds = time.perf_counter() - started
-        if admitted:
-            self._prompt_time += seconds
-        else:
-            self._generation_time += seconds
+        self._prompt_time += seconds if admitted else 0
+        self._generation_time += 0 if admitted else seconds
 
     def stats(self) -> GeneratorStats:
         return GeneratorStats(
@@ -241,7 +242,7 @@ class BatchGenerator:
         for request in self._requests.values():
             request.finished, request.newest = True, None
         self._requests.clear()
-        self._scheduler.clear()
+        self._queue.clear()
         self._runner.reset(self.slots)
         self._prompts.clear()
         self._tokens.clear()
@@ -250,8 +251,7 @@ class BatchGenerator:
     def check(self) -> None:
         """Raise AssertionError if slots, requests and launches disagree. For tests, and when idle."""
         self.cache.check()
-        in_slots = self._in_slots()
-        assert len({request.uid for request in in_slots}) == len(in_slots), "a page has two slots"
+        assert len({request.uid for request in self._in_work}) == self.cache.active, "a page has two slots"
         for request, length in zip(self.cache.pages, self.cache.lengths, strict=True):
             if request is not None:
                 uid = request.uid
@@ -269,21 +269,21 @@ class BatchGenerator:
 
     def _admit(self) -> list[Request]:
         """Return the requests of the next prefill pass: those with a slot, and memory to grow in."""
-        growing = [self._expected(request.length, request) for request in self._in_slots()]
+        growing = [self._expected(request.length, request) for request in self._in_work]
 
         def fits(lengths: Sequence[int]) -> bool:
             coming = [self._expected(length) for length in lengths]
-            return (not growing and len(coming) == 1) or self._fits(growing + coming)
+            alone = not growing and len(coming) == 1
+            return alone or self.cache.tokens(growing + coming) <= self.cache_tokens
 
-        return self._scheduler.admit(self.cache.free, fits)
+        most = min(self.cache.free, self._prefill_batch_size)
+        return admit(self._queue, most, self.model.backend.prefill_tokens, fits)
 
     def _expected(self, length: int, request: Request | None = None) -> int:
         """Return the length that a page will come to, as answers go."""
         answered = len(request.tokens) if request else 0
-        return min(length + max(self._answers.mean - answered, 0), self._max_context)
-
-    def _fits(self, lengths: Sequence[int]) -> bool:
-        return self.cache.tokens(lengths) <= self.cache_tokens
+        mean = self._answer_tokens // self._answer_count
+        return min(length + max(mean - answered, 0), self._max_context)
 
     def _make_room(self) -> None:
         """Before a step: if it would grow the cache beyond its limit, preempt the youngest pages."""
@@ -292,27 +292,24 @@ class BatchGenerator:
         self._read()
         self.cache.compact(tightly=True)
         while self._too_large() and self.cache.active > 1:
-            self._preempt([max(self._in_slots(), key=lambda request: request.uid)])
+            self._preempt([max(self._in_work, key=lambda request: request.uid)])
             self.cache.compact(tightly=True)
 
     def _too_large(self) -> bool:
         growth = self.cache.growth
         return growth > 0 and self.cache.allocated + growth > self.cache_tokens
 
-    def _in_slots(self) -> list[Request]:
-        return [request for request in self.cache.pages if request is not None]
-
     def _preempt(self, requests: Sequence[Request]) -> None:
         """Take requests' slots away; they are the first to get one again."""
         for request in requests:
             self.cache.remove(request)
             request.lose_slot()
-        self._scheduler.add_first(requests)
+        self._queue.extendleft(reversed(requests))
 
     def _start_again_smaller(self) -> None:
         """After a failed allocation, which loses what was launched: preempt all pages, halve the slots."""
         self._drain()
-        lost = [request for request in self._requests.values() if request not in self._scheduler]
+        lost = [request for request in self._requests.values() if request not in self._queue]
         alone = len(lost) == 1 and self.slots == 1
         self.slots = max(1, self.slots // 2)
         self.cache_tokens = max(1, self.cache_tokens // 2)
@@ -334,7 +331,6 @@ class BatchGenerator:
             self._prompts.append(PromptResponse(uid, request.prompt_tokens, OUT_OF_MEMORY))
 
     def _prefill(self, requests: list[Request]) -> None:
-        """Run the prompts of requests that get slots now."""
         self._runner.prefill(requests)
         for request in requests:
             if not request.announced:
@@ -343,7 +339,6 @@ class BatchGenerator:
                 self._prompts.append(PromptResponse(request.uid, request.prompt_tokens))
 
     def _step(self) -> None:
-        """Run one decode step of all pages in work."""
         self._take_all(self._runner.compact())
         if self.cache.active:
             self._make_room()
@@ -356,7 +351,6 @@ class BatchGenerator:
         self._take_all(self._runner.step())
 
     def _read(self) -> None:
-        """Wait for all launches, and take their tokens."""
         self._take_all(self._runner.read())
 
     def _take_all(self, new: NewTokens) -> None:
@@ -371,7 +365,8 @@ class BatchGenerator:
         self._generation_tokens += 1
         reason = self._finish_reason(request)
         if reason is not None:
-            self._answers.add(len(request.tokens))
+            self._answer_tokens += len(request.tokens)
+            self._answer_count += 1
             self._finish(request)
         return GenerationResponse(request.uid, token, reason, len(request.tokens))
 

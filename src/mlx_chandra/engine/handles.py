@@ -4,32 +4,23 @@ import contextlib
 import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from mlx_chandra.engine.retries import Answer, Retries
+from mlx_chandra.engine.retries import RETRIES, Answer, Retries
 from mlx_chandra.engine.sampler import GREEDY, Sampling
 from mlx_chandra.errors import PageState
 
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """How one page is read.
+    """How one page is read."""
 
-    Attributes:
-        max_tokens: Output tokens of an attempt; None for the generator's own limit.
-        sampling: Of the first attempt; retries have the model's own.
-        retries: When the page is read again.
-        seed_name: What the seeds of retries are derived from, such as the file's name.
-        stream: Whether the text comes bit by bit, as `Tokens`.
-        stop_on_repetition: Whether an attempt that repeats itself without end is stopped.
-    """
-
-    max_tokens: int | None = None
-    sampling: Sampling = GREEDY
-    retries: Retries = field(default_factory=Retries)
-    seed_name: str | bytes = ""
-    stream: bool = False
-    stop_on_repetition: bool = True
+    max_tokens: int | None = None  # of an attempt; None for the generator's own limit
+    sampling: Sampling = GREEDY  # of the first attempt; retries have the model's own
+    retries: Retries = RETRIES
+    seed_name: str | bytes = ""  # what the seeds of retries are derived from, such as the file's name
+    stream: bool = False  # whether the text comes bit by bit, as `Tokens`
+    stop_on_repetition: bool = True  # whether an attempt that repeats itself without end is stopped
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -99,13 +90,9 @@ class Handle:
         """
         if self._shared:
             raise ValueError("this page's events go to the queue that it was submitted with")
-        return self._each()
-
-    def _each(self) -> Iterator[Event]:
-        last = False
-        while not last:
+        event = None
+        while not isinstance(event, Finished | Cancelled):
             event = self._events.get()
-            last = isinstance(event, Finished | Cancelled)
             if event is not None:
                 yield event
 

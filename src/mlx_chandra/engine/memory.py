@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_chandra.engine.device import this_device
 from mlx_chandra.errors import ModelTooLargeError
 from mlx_chandra.models.backend import Backend, BackendName, current_backend
-from mlx_chandra.models.config import ModelConfig, read_config
+from mlx_chandra.models.config import read_config
 from mlx_chandra.models.kv_cache import bytes_per_token
 from mlx_chandra.models.load import chosen_dtype, loaded_bytes
 
@@ -30,7 +30,7 @@ _SMALLEST_CACHE = 4096  # tokens: one page with a long answer
 
 @dataclass(frozen=True)
 class Demand:
-    """What a model asks of the memory, in bytes."""
+    """What a model needs of the memory, in bytes."""
 
     weights: int
     cache_per_token: int
@@ -65,13 +65,7 @@ def plan(memory: int, demand: Demand, most: int) -> Plan:
 
 
 def _room(memory: int, weights: int) -> int:
-    """Return the bytes for the cache."""
     return int(memory * _USABLE) - weights - min(_WORKSPACE, memory // 8)
-
-
-def plan_for_this_machine(demand: Demand) -> Plan:
-    backend = current_backend()
-    return plan(device_memory(backend.name), demand, backend.most_slots)
 
 
 def limit_kept_buffers(backend: Backend) -> None:
@@ -109,7 +103,7 @@ def wired_working_set(backend: Backend) -> Iterator[None]:
 
 
 def require_room_here(folder: Path, dtype: mx.Dtype | str | None = None) -> None:
-    """`require_room` for a checkpoint folder on this machine; a CPU has swap, and there nothing is refused.
+    """Refuse a checkpoint that can't run on this machine; a CPU has swap, and there nothing is refused.
 
     Args:
         dtype: As `load_model` takes it.
@@ -121,37 +115,18 @@ def require_room_here(folder: Path, dtype: mx.Dtype | str | None = None) -> None
     backend = current_backend()
     if backend.name is BackendName.CPU:
         return
-    config, memory = read_config(folder), device_memory(backend.name)
-    chosen = chosen_dtype(dtype, config, backend, folder)
-    own = chosen_dtype(None, config, backend, folder)
-    demand, name = _demand(folder, config, chosen), folder.name
+    config, memory, name = read_config(folder), device_memory(backend.name), folder.name
+    chosen, own = (chosen_dtype(asked, config, backend, folder) for asked in (dtype, None))
+    demand, in_own = (
+        Demand(loaded_bytes(folder, config, kind), bytes_per_token(config.text, kind))
+        for kind in (chosen, own)
+    )
     if chosen != own:
         name = f"{name} in {_name(chosen)}"
-        if not _fits(memory, demand) and _fits(memory, _demand(folder, config, own)):
-            raise ModelTooLargeError(
-                _too_large(memory, demand, name), f"In {_name(own)}, its own, it would fit."
-            )
+        if not _fits(memory, demand) and _fits(memory, in_own):
+            raise _too_large(memory, demand, name, f"In {_name(own)}, its own, it would fit.")
     bits = config.quantization.bits if config.quantization else 8 * chosen.size
     require_room(memory, demand, bits, name)
-
-
-def _demand(folder: Path, config: ModelConfig, dtype: mx.Dtype) -> Demand:
-    return Demand(loaded_bytes(folder, config, dtype), bytes_per_token(config.text, dtype))
-
-
-def _name(dtype: mx.Dtype) -> str:
-    return str(dtype).rpartition(".")[2]
-
-
-def _fits(memory: int, demand: Demand) -> bool:
-    return _room(memory, demand.weights) >= _SMALLEST_CACHE * demand.cache_per_token
-
-
-def _too_large(memory: int, demand: Demand, name: str) -> str:
-    return (
-        f"{name} has {demand.weights / 1e9:.1f} GB of weights, and this machine has {memory / 1e9:.1f} GB to "
-        "compute in."
-    )
 
 
 def require_room(memory: int, demand: Demand, bits: int, name: str) -> None:
@@ -174,9 +149,20 @@ def require_room(memory: int, demand: Demand, bits: int, name: str) -> None:
         if fewer < bits and _fits(memory, replace(demand, weights=int(size)))
     ]
     whole = (demand.weights + _SMALLEST_CACHE * demand.cache_per_token) / _USABLE / (1 - 1 / 8)
-    raise ModelTooLargeError(
-        _too_large(memory, demand, name),
-        f"Of its quantised checkpoints, {' or '.join(fitting)} would fit."
-        if fitting
-        else f"It needs about {whole / 1e9:.0f} GB to compute in.",
-    )
+    remedy = f"It needs about {whole / 1e9:.0f} GB to compute in."
+    if fitting:
+        remedy = f"Of its quantised checkpoints, {' or '.join(fitting)} would fit."
+    raise _too_large(memory, demand, name, remedy)
+
+
+def _fits(memory: int, demand: Demand) -> bool:
+    return _room(memory, demand.weights) >= _SMALLEST_CACHE * demand.cache_per_token
+
+
+def _name(dtype: mx.Dtype) -> str:
+    return str(dtype).rpartition(".")[2]
+
+
+def _too_large(memory: int, demand: Demand, name: str, remedy: str) -> ModelTooLargeError:
+    weights, here = f"{demand.weights / 1e9:.1f} GB of weights", f"{memory / 1e9:.1f} GB to compute in"
+    return ModelTooLargeError(f"{name} has {weights}, and this machine has {here}.", remedy)

@@ -15,31 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Request:
-    """A page from insert() to its last token.
-
-    Attributes:
-        inputs: What it was inserted with; kept, because a page that loses its slot is prefilled again.
-        position: Of the next token to be launched.
-        launched: Tokens that launched passes give, read or not.
-        tokens: Those that were read.
-        newest: The launch that gives the latest token,
-        row: and its row there.
-        announced: Whether its PromptResponse was given out.
-        finished: No further response will come.
-    """
+    """A page from insert() to its last token."""
 
     uid: int
-    inputs: Page
+    inputs: Page  # kept, because a page that loses its slot is prefilled again
     prompt_tokens: int
     max_tokens: int
     sampling: "Sampling"
-    position: int = 0
-    launched: int = 0
-    tokens: list[int] = field(default_factory=list)
-    newest: "Launch | None" = None
+    position: int = 0  # of the next token to be launched
+    launched: int = 0  # tokens that launched passes give, read or not
+    tokens: list[int] = field(default_factory=list)  # those that were read
+    newest: "Launch | None" = None  # gives the latest token, in this
     row: int = 0
-    announced: bool = False
-    finished: bool = False
+    announced: bool = False  # its PromptResponse was given out
+    finished: bool = False  # no further response will come
 
     @property
     def length(self) -> int:
@@ -64,18 +53,3 @@ class _Continued:
 
     token_ids: NDArray[np.int32]
     image: Image
-
-
-class AnswerLengths:
-    """The mean length of answers, from those that ended; a guess until there are some."""
-
-    def __init__(self, guess: int = 1024, weight: int = 4) -> None:
-        """`guess` in tokens counts like `weight` answers."""
-        self._tokens, self._count = guess * weight, weight
-
-    def add(self, tokens: int) -> None:
-        self._tokens, self._count = self._tokens + tokens, self._count + 1
-
-    @property
-    def mean(self) -> int:
-        return self._tokens // self._count

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mlx_chandra.errors import MlxChandraError, PageError
+from mlx_chandra.errors import PageError
 
 OVERFLOW = PageError("overflow", "the model's numbers overflowed.", "Try --dtype bfloat16 or float32.")
 OUT_OF_MEMORY = PageError(
@@ -28,7 +28,7 @@ class PromptResponse:
 
     uid: int
     prompt_tokens: int
-    error: MlxChandraError | None = None
+    error: PageError | None = None
 
 
 @dataclass(frozen=True)

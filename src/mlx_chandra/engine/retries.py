@@ -40,23 +40,14 @@ def seed_of(name: str | bytes, retry: int) -> int:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One answer of the model to a page.
-
-    Attributes:
-        state: How it ended.
-        status: The same as the CSV says it.
-        text: What the model said; empty for nothing.
-        tokens: Output tokens.
-        reason: The engine's finish reason: stop, length, repetition or error.
-        seconds: In the engine, from the prefill to the last token.
-    """
+    """One answer of the model to a page."""
 
     state: PageState
-    status: str
-    text: str
+    status: str  # as the CSV says it
+    text: str  # empty for white space alone
     tokens: int
-    reason: str
-    seconds: float
+    reason: str  # the engine's finish reason: stop, length, repetition or error
+    seconds: float  # from the prefill to the last token
 
     @classmethod
     def of(
@@ -72,12 +63,9 @@ class Attempt:
             text = decode(tokens)
         except Exception as trouble:
             text, error = "", PageError("internal", f"{type(trouble).__name__}: {trouble}")
-        if error is not None:
-            return cls(PageState.ERROR, error_status(error), text, len(tokens), reason, seconds)
-        state = _state(text, reason)
-        return cls(
-            state, state.status, "" if state is PageState.EMPTY else text, len(tokens), reason, seconds
-        )
+        state = _state(text, reason) if error is None else PageState.ERROR
+        status = state.status if error is None else error_status(error)
+        return cls(state, status, "" if state is PageState.EMPTY else text, len(tokens), reason, seconds)
 
 
 def _state(text: str, reason: str) -> PageState:
@@ -105,6 +93,9 @@ class Retries:
         return state is PageState.REPETITION or (self.truncated and state is PageState.TRUNCATED)
 
 
+RETRIES = Retries()
+
+
 def best(attempts: Sequence[Attempt]) -> Attempt:
     """Return the attempt to keep: a whole one, else the one that says most; of equals the earliest.
 
@@ -124,26 +115,17 @@ def best(attempts: Sequence[Attempt]) -> Attempt:
 class Answer:
     """What came out for one page: the kept attempt, and the counts of all attempts.
 
-    Attributes:
-        status: As the CSV says it: `ok`, `error:truncated`, `error:engine: the device is gone`.
-        text: The model's text; empty where there is none.
-        finish_reason: Why the kept attempt ended: stop, length, repetition or error; None where the page was
-            never prefilled.
-        prompt_tokens: Of the picture and the prompt; 0 where the page was never prefilled.
-        output_tokens: Of the kept attempt.
-        generated_tokens: Of all attempts together.
-        attempts: How often the model read the page.
-        seconds: In the engine, all attempts together.
+    A page that was never prefilled has a status alone.
     """
 
-    status: str
+    status: str  # as the CSV says it: `ok`, `error:truncated`, `error:engine: the device is gone`
     text: str = ""
-    finish_reason: str | None = None
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    generated_tokens: int = 0
+    finish_reason: str | None = None  # of the kept attempt: stop, length, repetition or error
+    prompt_tokens: int = 0  # of the picture and the prompt
+    output_tokens: int = 0  # of the kept attempt
+    generated_tokens: int = 0  # of all attempts
     attempts: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # in the engine, all attempts together
 
     @classmethod
     def of(cls, attempts: Sequence[Attempt], prompt_tokens: int) -> "Answer":

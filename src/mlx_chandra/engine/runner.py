@@ -6,6 +6,7 @@ what becomes of them is decided in `engine/generator.py`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import mlx.core as mx
 import numpy as np
@@ -25,15 +26,6 @@ class Launch:
 
     rows: tuple[Request | None, ...]
     tokens: mx.array
-
-
-@dataclass(frozen=True)
-class _Ahead:
-    """How far the positions of a step's rows are ahead of their lengths, int32 [n]: the same as long as the
-    same requests have the slots."""
-
-    rows: Rows
-    array: mx.array
 
 
 class Runner:
@@ -61,11 +53,12 @@ class Runner:
         self.slots: Slots[Request] = Slots(cache, self._max_context, backend.shared_shapes)
         self._launches: list[Launch] = []  # not read yet, oldest first
         self._half: mx.array | None = None  # of the last step; None where nothing is launched
-        self._ahead: _Ahead | None = None
+        # of the last step: its rows, and how far their positions are ahead of their lengths, int32 [n]
+        self._rows: Rows = ()
+        self._ahead = mx.array(0)
 
     @property
     def unread(self) -> list[Request]:
-        """The request of each token that was launched and not read."""
         return [request for launch in self._launches for request in launch.rows if request is not None]
 
     def prefill(self, requests: Sequence[Request]) -> None:
@@ -88,9 +81,9 @@ class Runner:
         """
         attention, rows = self.slots.step(), self.slots.pages
         rows += (None,) * (attention.rows - len(rows))
-        if self._ahead is None or self._ahead.rows != rows:
-            self._ahead = self._new_ahead(rows)
-        positions = attention.lengths + self._ahead.array
+        if self._rows != rows:
+            self._rows, self._ahead = rows, self._new_ahead(rows)
+        positions = attention.lengths + self._ahead
         decoded = self._model.decode(self._newest_tokens(rows), positions, attention)
         tokens = self._choose(rows, decoded.logits)
         first, second = (self.slots.cache.arrays(layers) for layers in self._halves)
@@ -131,10 +124,10 @@ class Runner:
         self.slots.compact()
         return new
 
-    def _new_ahead(self, rows: Rows) -> _Ahead:
+    def _new_ahead(self, rows: Rows) -> mx.array:
         lengths = self.slots.lengths
         ahead = [request.position - lengths[row] if request else 0 for row, request in enumerate(rows)]
-        return _Ahead(rows, mx.array(np.array(ahead, np.int32)))
+        return mx.array(np.array(ahead, np.int32))
 
     def _newest_tokens(self, rows: Rows) -> mx.array:
         """Return the latest token of every row [n] on the device, read or not; any for a row of no page.
@@ -142,22 +135,18 @@ class Runner:
         As a rule these are the tokens of the last step as they are. Where pages have come or moved, the host
         says where to find them, and an array from the host is dear (see StepTable).
         """
-        launches = dict.fromkeys(request.newest for request in rows if request)
-        starts: dict[Launch | None, int] = {}  # where each launch's tokens begin among all of them
-        total = 0
-        for launch in launches:
-            assert launch is not None, "a page in a slot has been prefilled"
-            starts[launch] = total
-            total += launch.tokens.size
-        sources = [launch.tokens for launch in launches if launch is not None]
-        tokens = sources[0] if len(sources) == 1 else mx.concatenate(sources)
-        places = [starts[request.newest] + request.row if request else None for request in rows]
-        if len(rows) <= total and all(place in (row, None) for row, place in enumerate(places)):
+        launches = list(dict.fromkeys(request.newest for request in rows if request and request.newest))
+        ends = accumulate(len(launch.tokens) for launch in launches)
+        starts = {launch: end - len(launch.tokens) for launch, end in zip(launches, ends, strict=True)}
+        tokens = launches[0].tokens
+        if len(launches) > 1:
+            tokens = mx.concatenate([launch.tokens for launch in launches])
+        places = [starts[r.newest] + r.row if r and r.newest else None for r in rows]
+        if len(rows) <= len(tokens) and all(place in (row, None) for row, place in enumerate(places)):
             return tokens[: len(rows)]  # the same array where these are all
         return tokens[mx.array([0 if place is None else place for place in places])]
 
     def _choose(self, rows: Rows, logits: mx.array) -> mx.array:
-        """Choose the next token of each row, not yet computed: [n] from logits [n, vocab]."""
         if self._sampler is not None:
             return self._sampler(logits).astype(mx.int32)
         samplings = [request.sampling if request else GREEDY for request in rows]

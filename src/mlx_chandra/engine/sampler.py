@@ -16,18 +16,11 @@ Sampler = Callable[[mx.array], mx.array]  # logits [n, vocab] -> tokens [n]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one page's tokens are chosen.
+    """How one page's tokens are chosen; top_p is nucleus sampling (arXiv 1904.09751)."""
 
-    Attributes:
-        temperature: 0 takes the likeliest token; higher draws more freely.
-        top_p: Draw only among the likeliest tokens that together have this share (nucleus sampling,
-            arXiv 1904.09751).
-        seed: Of the page's own noise.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+    temperature: float = 0.0  # 0 takes the likeliest token; higher draws more freely
+    top_p: float = 1.0  # draw only among the likeliest tokens that together have this share
+    seed: int = 0  # of the page's own noise
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1:

@@ -1,23 +1,23 @@
 """Runs an engine on a thread of its own, for any number of clients: pages are submitted, events come back.
 
-One thread owns the generator. Everything that touches it happens there: insert, next, remove, stats, reset,
-close. Retries, the detection of repetition and the choice of the best attempt happen there too, once for
-everybody: the command line, `batch_generate`, servers.
+Everything that touches the generator happens on that thread. Retries, the detection of repetition and the
+choice of the best attempt happen there too, once for everybody: the command line, `batch_generate`, servers.
 """
 
 import queue
+import threading
 import weakref
 from pathlib import Path
 
 import mlx.core as mx
 from PIL import Image
 
-from mlx_chandra.engine.engine_loop import Engine, Generator, Job, Order, PageProcessor
+from mlx_chandra.engine.engine_loop import Engine, Job, Order
 from mlx_chandra.engine.generator import DEFAULT_MAX_TOKENS, BatchGenerator
 from mlx_chandra.engine.handles import Events, Handle, RequestOptions
 from mlx_chandra.engine.memory import require_room_here
 from mlx_chandra.engine.responses import GeneratorStats
-from mlx_chandra.engine.threads import Running, run_on_thread
+from mlx_chandra.engine.threads import NAME, run_on_thread
 from mlx_chandra.errors import EngineError
 from mlx_chandra.models import load_model, resolve_checkpoint
 from mlx_chandra.models.qwen3_vl import Qwen3VL
@@ -38,24 +38,21 @@ class Service:
             service (`stop_on_repetition=False`), where each page has its own choice.
         processor: Of the same checkpoint.
         queue_size: Pages submitted and not ended, at most; by default its slots and a few more.
-        options: For pages that are submitted without.
 
     A service that nobody refers to any more is closed. So is one that is open when the program ends.
     """
 
     def __init__(
         self,
-        generator: Generator,
-        processor: PageProcessor,
+        generator: BatchGenerator,
+        processor: Processor,
         *,
         queue_size: int | None = None,
-        options: RequestOptions | None = None,
     ) -> None:
-        self._processor, self._options = processor, options or RequestOptions()
-        slots = generator.slots
+        self._processor, slots = processor, generator.slots
         self._engine = Engine(generator, processor, queue_size or slots + max(2, min(slots, _MOST_SPARE)))
-        self._running = run_on_thread(self._engine.run)
-        self._end = weakref.finalize(self, _end, self._engine.orders, self._running)
+        self._ended = run_on_thread(self._engine.run)
+        self._end = weakref.finalize(self, _end, self._engine.orders, self._ended)
 
     @property
     def slots(self) -> int:
@@ -92,7 +89,6 @@ class Service:
 
         Args:
             inputs: From `prepare`.
-            options: The service's own by default.
             events: A queue for the events of several pages; by default the handle has its own.
             timeout: Seconds to wait at most; 0 doesn't wait.
 
@@ -101,20 +97,19 @@ class Service:
             TimeoutError: The queue is still full.
         """
         handle = Handle(self._drop, events)
-        self._engine.submit(Job(handle, inputs, options or self._options), timeout)
+        self._engine.submit(Job(handle, inputs, options or RequestOptions()), timeout)
         return handle
 
     def _drop(self, handle: Handle) -> None:
         self._engine.orders.put(handle)
 
     def stats(self) -> GeneratorStats:
-        """Return the counts as of the last step. Cheap."""
         return self._engine.stats
 
     def close(self) -> None:
         """Drop what is in work, and wait until nothing computes any more."""
         self._end()
-        self._running.wait()
+        _wait(self._ended, None)
 
     def __enter__(self) -> "Service":
         return self
@@ -165,10 +160,15 @@ def open_service(
         completion_batch_size=batch_size,
         stop_on_repetition=False,
     )
-    return Service(generator, processor)  # type: ignore[arg-type, unused-ignore]
+    return Service(generator, processor)
 
 
-def _end(orders: "queue.SimpleQueue[Order]", running: Running) -> None:
+def _end(orders: "queue.SimpleQueue[Order]", ended: threading.Event) -> None:
     """Ask the engine to end. Waits a moment, so that no step runs while Python shuts down."""
     orders.put(None)
-    running.wait(_PATIENCE)
+    _wait(ended, _PATIENCE)
+
+
+def _wait(ended: threading.Event, timeout: float | None) -> None:
+    if threading.current_thread().name != NAME:  # the last reference may have gone on the engine's thread
+        ended.wait(timeout)

@@ -4,6 +4,7 @@ The names are fetched from their modules when they are first asked for (PEP 562)
 a checkpoint lies, or which one it is, doesn't wait for mlx.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,12 +15,7 @@ __all__ = ["load_model", "resolve_checkpoint"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "load_model":
-        from mlx_chandra.models.load import load_model
-
-        return load_model
-    if name == "resolve_checkpoint":
-        from mlx_chandra.models.hub import resolve_checkpoint
-
-        return resolve_checkpoint
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    modules = {"load_model": "load", "resolve_checkpoint": "hub"}
+    if name not in modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{modules[name]}"), name)

@@ -22,24 +22,14 @@ class AttentionPass(Protocol):
         """queries [T, heads, d], keys and values [T, kv_heads, d] -> [T, heads * d]."""
         ...
 
-    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        """Do the same for keys and values in one array [T, kv_heads, 2, d]. Queries may also be grouped by
-        key/value head: [T, kv_heads, heads / kv_heads, d]."""
-        ...
-
 
 @dataclass(frozen=True)
 class AttentionForm:
     """One way to attend; every form computes the same.
 
     Attributes:
-        segments: Prepares attention within consecutive segments, once for all layers of a pass. It takes the
-            tokens of each segment, those of the whole pass, whether a token sees only itself and earlier
-            ones, and the dtype; and returns a function of queries [T, heads, d] and keys and values
-            [T, kv_heads, d]. The output for tokens behind the last segment means nothing.
-        step_mask: Prepares a decode step's mask, once for all layers. It takes the tokens in each page's
-            slot, int32 [n], the entries of each slot that are read, the heads of queries and of keys, and the
-            cache's dtype.
+        segments: See `segments`. The output for tokens behind the last segment means nothing.
+        step_mask: Prepares a decode step's mask, once for all layers: see `step_mask`.
         step: Attends with one query a page: queries [n, heads, d] or [n, kv_heads, heads / kv_heads, d], keys
             and values [n, kv_heads, window, d], and that mask -> [n, heads * d].
         multiple: Passes over prompts and pictures are padded to a multiple of so many tokens; 0: not at all.
@@ -62,10 +52,10 @@ def constant(value: float, dtype: mx.Dtype) -> mx.array:
 
 
 def segments(lengths: Sequence[int], total: int, causal: bool, dtype: mx.Dtype) -> Attend:
-    """Prepare attention by segment in MLX's own call: see `AttentionForm.segments`.
+    """Prepare attention within consecutive segments, once for all layers of a pass of `total` tokens.
 
-    No head size is padded: MLX 0.32.4 has Metal kernels for 64, 72, 80, 96, 128, 192 and 256, so for both
-    towers of Chandra. Padding 72 to 80 or 96 on Metal is *unmeasured*.
+    Returns a function of queries [T, heads, d] and keys and values [T, kv_heads, d]. No head size is padded:
+    MLX 0.32.4 has Metal kernels for those of both towers. Padding 72 to 80 or 96 there is *unmeasured*.
     """
     return partial(_by_segment, tuple(lengths), causal)
 
@@ -104,7 +94,7 @@ def together(outputs: list[mx.array], tokens: int) -> mx.array:
 
 
 def step_mask(lengths: mx.array, window: int, heads: int, kv_heads: int, dtype: mx.Dtype) -> mx.array:
-    """Return True where a page may look: [n, heads, 1, window].
+    """Return True where a page with `lengths` [n] tokens in its slot may look: [n, heads, 1, window].
 
     It is contiguous because Metal's kernel would else copy it in every layer. What that wins is *unmeasured*.
     """
@@ -152,6 +142,3 @@ class SegmentPass:
     def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         attend = self.form.segments(self.lengths, len(queries), True, queries.dtype)
         return attend(queries, keys, values)
-
-    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        return self.attend(layer, queries, joined[:, :, 0], joined[:, :, 1])

@@ -27,29 +27,21 @@ class Backend:
     """What the engine and the models do differently from machine to machine.
 
     Attributes:
-        name: Which of MLX's backends computes.
         attention: The form of attention that is fastest there.
-        bucket_slots: Slots that share a length (`models/slots.py`), bucket by bucket; the last number goes
-            for all further buckets. Small buckets fit the pages' lengths more closely, large ones need fewer
-            launches. The longest pages stand first, where a single very long one must not cost much.
-        prefill_tokens: Prompt tokens of one pass: enough to keep the device busy, few enough that pages in
-            work don't wait for long and that the pass fits beside the cache.
+        bucket_slots: Slots that share a length, bucket by bucket; the last number goes for all further ones.
+            Small buckets fit pages' lengths, large ones need fewer launches. The longest pages come first.
+        prefill_tokens: Prompt tokens of one pass: enough to keep the device busy, few enough to wait for.
         most_slots: Pages at once above which the backend gets no faster.
-        float32_only: Run in float32 whatever the checkpoint's dtype: the CPU backend emulates bfloat16, more
-            than ten times slower.
-        decode_ahead: Launch a step before the last one's tokens are read. The CPU has nothing to overlap
-            with, and a cache that a launched step still reads would be copied instead of updated in place.
+        float32_only: Whatever the checkpoint's dtype: CPUs emulate bfloat16, more than ten times slower.
+        decode_ahead: Launch a step before the last one's tokens are read; a CPU has nothing to overlap with.
         shared_shapes: Pad steps to a few different numbers of rows, where plans and compiled functions are
             kept for each. Metal's kernels don't depend on that number (*unmeasured*).
         fused_layers: Run decoder layers as `models/cuda.py` has them.
-        float16_cache: Keep keys and values of bfloat16 models in float16. Scores that have the cache's dtype
-            are three bits finer then: rounded to bfloat16, one of 16 would be off by up to 0.06.
+        float16_cache: Keep keys and values of bfloat16 models in float16: their scores are three bits finer.
         kept_share: How much of the working set MLX may keep of freed memory; None: MLX's own limit. On CUDA
-            that is nearly the whole card, and once it is reached each new shape costs 150 allocations (steps
-            of 64 pages take 28.7 s instead of 26.5). On Metal it is 0.95 of the working set, which growing
-            buckets fill with arrays of sizes that are never wanted again; *unmeasured* there.
-        rope_kernel: Whether MLX has a kernel for RoPE. On a CPU it is 20 operations in each layer, a seventh
-            of a decode step of four pages.
+            that is the whole card, and once it is reached steps take 28.7 s instead of 26.5. *Unmeasured* on
+            Metal, where growing buckets would fill it with arrays that nobody wants again.
+        rope_kernel: Use MLX's RoPE; on a CPU that is 20 operations a layer, a seventh of a decode step.
         gelu_tanh: GELU in the form that is fastest there; None: `models/vision.py`'s own.
         shapeless: Compile elementwise functions for any shape at once. CUDA takes 3.5 times as long so.
     """

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import accumulate
 from typing import Any
 
 import mlx.core as mx
@@ -31,7 +31,6 @@ from mlx_chandra.models.config import TextConfig
 from mlx_chandra.models.kv_cache import BucketArrays, StepPass, StepShape, finite
 from mlx_chandra.models.rope import Rotation, StepRotation
 
-_MOST_TOGETHER = 4  # segments in one call
 _MARK_WIDTH, _UNSEEN = 8, -3e4  # kernels want widths that are multiples of 8; float16 reaches to 65504
 _SHAPES_KEPT = 64  # of steps; one more takes a third of a millisecond
 
@@ -88,102 +87,58 @@ def _from(x: mx.array, start: int, size: int) -> mx.array:
 
 @dataclass(frozen=True)
 class RoundedLayout:
-    """Where the T tokens of a pass of pictures stand among R places, the same for all layers.
+    """Where the T tokens of a pass of pictures stand among R places; no arrays where these are the same.
 
-    Attributes:
-        groups: Rounded length and number of segments of each call, in the order of their places.
-        tokens: int32 [R], the token at each place, some other one of its segment where none is; None where
-            places and tokens are the same.
-        places: int32 [T], the place of each token, any place for one that is in no segment; None likewise.
-        marks: [R, 1, 8] to widen keys by, where queries get ones: times each other they add 0 to a token's
-            score, and to that of an empty place so much that nobody sees it. So no mask is needed, which
-            makes kernels slower. None where there is no empty place.
+    Keys are widened by marks, and queries by ones: times each other they add 0 to a token's score, and to
+    that of an empty place so much that nobody sees it. So no mask is needed, which makes kernels slower.
     """
 
-    groups: tuple[tuple[int, int], ...]
-    tokens: mx.array | None = None
-    places: mx.array | None = None
-    marks: mx.array | None = None
-
-    def spread(self, x: mx.array) -> mx.array:
-        """[T, ...] -> [R, ...]"""
-        return x if self.tokens is None else x[self.tokens]
-
-    def gathered(self, x: mx.array) -> mx.array:
-        """[R, ...] -> [T, ...]"""
-        return x if self.places is None else x[self.places]
+    sizes: tuple[int, ...]  # rounded length of each segment
+    tokens: mx.array | None = None  # int32 [R], the token at each place, another of its segment if none is
+    places: mx.array | None = None  # int32 [T], the place of each token, any for one that is in no segment
+    marks: mx.array | None = None  # [R, 1, 8]
 
 
 def rounded_layout(lengths: Sequence[int], total: int, multiple: int, dtype: mx.Dtype) -> RoundedLayout:
-    """Lay out segments of `lengths`, at the start of `total` tokens, each rounded up to a `multiple`.
-
-    Args:
-        dtype: Of the marks.
-    """
-    rounded = [-(-length // multiple) * multiple for length in lengths]
-    order = sorted(range(len(lengths)), key=lambda segment: rounded[segment])
-    runs = groupby(rounded[segment] for segment in order)
-    groups = tuple((size, count) for size, run in runs for count in _shared_counts(len(list(run))))
-    starts = np.cumsum([0, *lengths])
-    tokens, places, seen = [], np.zeros(total, np.int32), []
-    first = 0
-    for segment in order:
-        length, start = lengths[segment], starts[segment]
-        here = np.arange(rounded[segment])
-        tokens.append(start + np.minimum(here, length - 1))
-        places[start : start + length] = first + here[:length]
-        seen.append(here < length)
-        first += rounded[segment]
-    if np.array_equal(places, np.arange(first)):
-        return RoundedLayout(groups)
-    marks = None
-    if list(lengths) != rounded:
-        column = mx.array(np.where(np.concatenate(seen), 0.0, _UNSEEN).astype(np.float32)).astype(dtype)
-        marks = mx.broadcast_to(column[:, None, None], (first, 1, _MARK_WIDTH))
-    indices = mx.array(np.concatenate(tokens).astype(np.int32))
-    return RoundedLayout(groups, indices, mx.array(places), marks)
-
-
-def _shared_counts(count: int) -> list[int]:
-    """Split `count` into few different numbers: there is a plan for each of them, too."""
-    counts = []
-    while count:
-        counts.append(min(_MOST_TOGETHER, 1 << (count.bit_length() - 1)))
-        count -= counts[-1]
-    return counts
+    """Lay out segments of `lengths`, at the start of `total` tokens, each rounded up to a `multiple`."""
+    sizes = tuple(-(-length // multiple) * multiple for length in lengths)
+    if sizes == tuple(lengths) and sum(sizes) == total:
+        return RoundedLayout(sizes)
+    here = np.concatenate([np.arange(size) for size in sizes])  # [R], each place's number in its segment
+    length, start = (np.repeat(x, sizes) for x in (lengths, np.cumsum([0, *lengths[:-1]])))
+    tokens = (start + np.minimum(here, length - 1)).astype(np.int32)
+    places = np.zeros(total, np.int32)
+    places[: sum(lengths)] = np.flatnonzero(here < length)
+    column = mx.array(np.where(here < length, 0.0, _UNSEEN).astype(np.float32)).astype(dtype)
+    marks = mx.broadcast_to(column[:, None, None], (len(here), 1, _MARK_WIDTH))
+    return RoundedLayout(sizes, mx.array(tokens), mx.array(places), marks)
 
 
 def _rounded_attention(
     layout: RoundedLayout, queries: mx.array, keys: mx.array, values: mx.array
 ) -> mx.array:
-    """Attend within a layout's segments, where a token sees all of its own."""
-    scale = queries.shape[-1] ** -0.5
-    q, k, v = (layout.spread(x) for x in (queries, keys, values))
-    if layout.marks is not None:
-        ones = mx.ones((1, 1, layout.marks.shape[-1]), q.dtype)
+    scale, q, k, v = queries.shape[-1] ** -0.5, queries, keys, values
+    if layout.tokens is not None and layout.marks is not None:
+        ones = mx.ones((1, 1, _MARK_WIDTH), q.dtype)
+        q, k, v = (x[layout.tokens] for x in (q, k, v))
         q, k = (
-            mx.concatenate([x, mx.broadcast_to(added, (*x.shape[:2], added.shape[-1]))], axis=-1)
+            mx.concatenate([x, mx.broadcast_to(added, (*x.shape[:2], _MARK_WIDTH))], axis=-1)
             for x, added in ((q, ones), (k, layout.marks))
         )
     outputs = []
-    start = 0
-    for length, count in layout.groups:
-        here = slice(start, start + length * count)
-        batch = (as_batch(x[here], count) for x in (q, k, v))
+    for stop, size in zip(accumulate(layout.sizes), layout.sizes, strict=True):
+        batch = (as_batch(x[stop - size : stop], 1) for x in (q, k, v))
         outputs.append(as_list(mx.fast.scaled_dot_product_attention(*batch, scale=scale)))
-        start = here.stop
-    return layout.gathered(together(outputs, start).reshape(start, -1))
+    out = together(outputs, len(q)).reshape(len(q), -1)
+    return out if layout.places is None else out[layout.places]
 
 
 def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> list[Any]:
     """Replace decoder layers (qwen3_vl.DecoderLayer) by fused ones; a quantised layer stays as it is.
 
-    Evaluates layer by layer, so that only one layer's weights are in memory twice.
-
-    Args:
-        kept: The dtype of what the cache keeps.
+    Evaluates layer by layer: only one layer's weights are in memory twice. `kept` is the cache's dtype.
     """
-    functions = _Functions(config, kept)
+    functions = _functions(config, kept)
     fused: list[Any] = []
     for number, layer in enumerate(layers):
         plain = _has_plain_matrices(layer)
@@ -195,32 +150,28 @@ def fused_layers(layers: Sequence[Any], config: TextConfig, kept: mx.Dtype) -> l
 
 
 def _has_plain_matrices(layer: Any) -> bool:
-    """Whether no matrix of a layer is quantised or has a bias."""
     attention, mlp = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
     matrices = (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     return all(type(matrix) is nn.Linear and "bias" not in matrix for matrix in matrices)
 
 
-class _Functions:
-    """The parts of a layer, compiled once for all layers of a model: weights are arguments.
+_Functions = tuple[
+    Callable[..., tuple[mx.array, mx.array]],  # _before
+    Callable[..., mx.array],  # _after
+    Callable[[StepShape], Callable[..., tuple[mx.array, list[mx.array]]]],  # _step of a shape
+]
 
-    Attributes:
-        before: See `_before`.
-        after: See `_after`.
-        step: Returns `_step` of a shape.
-    """
 
-    def __init__(self, config: TextConfig, kept: mx.Dtype) -> None:
-        self.before: Callable[..., tuple[mx.array, mx.array]] = mx.compile(partial(_before, config))
-        self.after: Callable[..., mx.array] = mx.compile(partial(_after, config))
+def _functions(config: TextConfig, kept: mx.Dtype) -> _Functions:
+    """Return the parts of a layer, compiled once for all layers of a model: weights are arguments."""
 
-        # one function a shape: MLX would look for it among all that it has compiled, and keep them for good
-        @lru_cache(_SHAPES_KEPT)
-        def step(shape: StepShape) -> Callable[..., tuple[mx.array, list[mx.array]]]:
-            return mx.compile(partial(_step, config, kept, shape))
+    # one function a shape: MLX would look for it among all that it has compiled, and keep them for good
+    @lru_cache(_SHAPES_KEPT)
+    def step(shape: StepShape) -> Callable[..., tuple[mx.array, list[mx.array]]]:
+        return mx.compile(partial(_step, config, kept, shape))
 
-        self.step = step
+    return mx.compile(partial(_before, config)), mx.compile(partial(_after, config)), step
 
 
 class FusedLayer(nn.Module):
@@ -233,7 +184,8 @@ class FusedLayer(nn.Module):
     def __init__(self, layer: Any, number: int, config: TextConfig, functions: _Functions) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self._layer, self._functions = number, functions
+        self._layer = number
+        self._run_before, self._run_after, self._run_step = functions
         projections = [p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
         self.before = [
             layer.input_layernorm.weight,
@@ -249,15 +201,14 @@ class FusedLayer(nn.Module):
 
     def __call__(self, x: mx.array, rotation: Rotation, attention: AttentionPass) -> mx.array:
         """x [T, hidden] -> the same behind this layer; kept compiled for each T."""
-        queries, joined = self._functions.before(self.before, x, *rotation.apart)
-        attended = attention.attend_joined(self._layer, queries, joined)
-        return self._functions.after(self.after, x, attended)
+        queries, joined = self._run_before(self.before, x, *rotation.apart)
+        attended = attention.attend(self._layer, queries, joined[:, :, 0], joined[:, :, 1])
+        return self._run_after(self.after, x, attended)
 
     def step(self, x: mx.array, rotation: StepRotation, attention: StepPass) -> mx.array:
         """Do the same for one token of each of n pages."""
-        step = self._functions.step(attention.shape)
-        kept, arrays, turns = attention.kept(self._layer), attention.arrays, (rotation.cos, rotation.sin)
-        x, kept = step(kept, arrays, self.before, self.after, x, *turns)
+        step, kept = self._run_step(attention.shape), attention.kept(self._layer)
+        x, kept = step(kept, attention.arrays, self.before, self.after, x, rotation.cos, rotation.sin)
         attention.keep(self._layer, kept)
         return x
 
@@ -273,12 +224,10 @@ def _by_group(weights: Sequence[mx.array], config: TextConfig) -> mx.array:
 
 
 def _head_norms(attention: Any, config: TextConfig) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-    """Return what heads, in the order of `_by_group`, are scaled with.
+    """Return what heads, in the order of `_by_group`, are scaled with: [heads + 2 * kv_heads, 2, d / 2].
 
-    Returns:
-        The scales [heads + 2 * kv_heads, 2, d / 2]; the same with the halves swapped; which heads are values
-        [heads + 2 * kv_heads, 1, 1]; and ones [d], for MLX's norm, which without a weight reads one from the
-        host's memory.
+    Then the same with the halves swapped; which heads are values [heads + 2 * kv_heads, 1, 1]; and ones [d],
+    for MLX's norm, which without a weight reads one from the host's memory.
     """
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     query, key = attention.q_norm.weight, attention.k_norm.weight
@@ -313,17 +262,9 @@ def _step(
     cos: mx.array,
     sin: mx.array,
 ) -> tuple[mx.array, list[mx.array]]:
-    """Run a layer's decode step.
+    """Return x [n, hidden] behind a layer, and what the cache's buckets keep of the layer then.
 
-    Args:
-        dtype: Of what the cache keeps.
-        kept, arrays: See `StepShape`.
-        before, after: A layer's.
-        x: [n, hidden].
-        cos, sin: A rotation's, halves apart: [n, 1, 2, d / 2].
-
-    Returns:
-        x behind the layer, and what the cache's buckets keep of the layer then.
+    cos and sin have their halves apart, [n, 1, 2, d / 2]; `dtype` is the cache's.
     """
     norm, qkv, scales, swapped_scales, is_value, ones = before
     heads, normed = _heads(config, x, norm, qkv, ones)

@@ -9,8 +9,7 @@ import hashlib
 from pathlib import Path
 
 from mlx_chandra.errors import MlxChandraError
-from mlx_chandra.models.hub import cached_checkpoint
-from mlx_chandra.models.weight_files import weight_files
+from mlx_chandra.models.hub import cached_checkpoint, weight_files
 
 _SMALL_FILES = (".json", ".jinja", ".txt")
 _SAMPLES, _SAMPLE = 64, 4096  # of each file of weights; bytes

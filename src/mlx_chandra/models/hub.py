@@ -1,12 +1,14 @@
-"""Resolves a model's name to a folder on this machine: the bundled demo, a folder, or one from the hub."""
+"""Finds a model's checkpoint: the bundled demo, a folder, or one from the hub; and its files of weights."""
 
+import json
 from pathlib import Path
 
 from mlx_chandra.demo import checkpoint_folder
-from mlx_chandra.errors import ModelNotFoundError
+from mlx_chandra.errors import CheckpointError, ModelNotFoundError
 
 DEMO = "demo"
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+_SHOWN = 8  # names in one error message
 _DEMO_WORKS = "`--model demo` works offline (a small model for trying things out)."
 
 
@@ -60,12 +62,42 @@ def _download(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
-    except (
-        Exception
-    ) as error:  # the hub's client raises errors of its own, its HTTP library's and the system's
+    except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's
         reason = str(error).strip().splitlines()
         raise ModelNotFoundError(
             f"The model {name} is not cached here and could not be downloaded: "
             f"{reason[0] if reason else type(error).__name__}",
             f"Check the name and the network connection; {_DEMO_WORKS}",
         ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return a folder's safetensors files, unopened: those its index names where there is one, else all.
+
+    Raises:
+        CheckpointError: There are none, or some that the index names are missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{folder} holds no *.safetensors file.", "Download the checkpoint again.")
+        return files
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{index} can't be read: {error!r}.", "Download the checkpoint again."
+        ) from None
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {some_of(missing)}, which its index names.", "Download the checkpoint again."
+        )
+    return [folder / name for name in names]
+
+
+def some_of(names: list[str]) -> str:
+    """Return the first of the names, and how many more there are, for a message."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

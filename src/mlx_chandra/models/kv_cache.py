@@ -26,7 +26,6 @@ BucketArrays = tuple[mx.array, mx.array]
 
 
 def bytes_per_token(config: TextConfig, dtype: mx.Dtype) -> int:
-    """Bytes of one token's keys and values in all layers."""
     return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.size
 
 
@@ -85,7 +84,6 @@ class Bucket:
         self.capacity = capacity
 
     def drop(self) -> None:
-        """Give all memory back."""
         self.capacity, self.layers = 0, []
 
     def write_prompt(self, layer: int, slot: int, keys: mx.array, values: mx.array) -> None:
@@ -96,10 +94,7 @@ class Bucket:
         self.layers[layer] = self._flat(whole)
 
     def step_places(self, lengths: IntArray) -> IntArray:
-        """Return where the newest tokens of the first n slots go in a layer's array.
-
-        Args:
-            lengths: Of the slots, with this token: [n].
+        """Return where the newest tokens of slots of `lengths` [n], these included, go in a layer's array.
 
         Returns:
             [n, 2 * kv_heads], the place of each head's key and then of its value.
@@ -151,15 +146,9 @@ class Bucket:
 
 @dataclass(frozen=True)
 class PromptPass:
-    """Prefill of new slots: causal attention inside each prompt, keys and values stored.
+    """Prefill of new slots: causal attention inside each prompt, keys and values stored."""
 
-    Attributes:
-        targets: Each prompt's bucket, and its slot there.
-        lengths: Tokens of each prompt.
-        form: The backend's form of attention.
-    """
-
-    targets: tuple[tuple[Bucket, int], ...]
+    targets: tuple[tuple[Bucket, int], ...]  # each prompt's bucket, and its slot there
     lengths: tuple[int, ...]
     form: AttentionForm
 
@@ -171,23 +160,14 @@ class PromptPass:
         attend: Attend = self.form.segments(self.lengths, len(queries), True, queries.dtype)
         return attend(queries, keys, values)
 
-    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        return self.attend(layer, queries, joined[:, :, 0], joined[:, :, 1])
-
 
 @dataclass(frozen=True)
 class BucketShape:
-    """A decode step's part in one bucket, without its arrays.
+    """A decode step's part in one bucket, without its arrays."""
 
-    Attributes:
-        slots: Of the bucket.
-        rows: Of the step: the bucket's first slots.
-        window: How far it reads into them.
-    """
-
-    slots: int
-    rows: int
-    window: int
+    slots: int  # of the bucket
+    rows: int  # of the step: the bucket's first slots
+    window: int  # how far it reads into them
 
     def entries(self, kept: mx.array, kv_heads: int) -> tuple[mx.array, mx.array]:
         """Return the keys and the values that the step reads, each [rows, kv_heads, window, d]."""
@@ -208,7 +188,6 @@ class StepShape:
         return sum(bucket.rows for bucket in self.buckets)
 
     def split(self, x: mx.array) -> list[mx.array]:
-        """Return the part of x [n, ...] for each bucket."""
         if len(self.buckets) == 1:
             return [x]
         ends = list(accumulate(bucket.rows for bucket in self.buckets))
@@ -226,15 +205,10 @@ class StepShape:
     def attend_joined(
         self, kept: list[mx.array], arrays: list[BucketArrays], queries: mx.array, joined: mx.array
     ) -> tuple[mx.array, list[mx.array]]:
-        """Store one layer's keys and values and attend: see `AttentionPass.attend_joined`.
-
-        Args:
-            kept: What each bucket keeps of the layer.
-            arrays: Of the step.
-            joined: Finite and of the cache's dtype.
+        """Store keys and values [n, kv_heads, 2, d], finite and of the cache's dtype, and attend.
 
         Returns:
-            [n, heads * d], and what the buckets keep now.
+            [n, heads * d], and what the buckets keep of the layer now.
         """
         for array, (places, _), kv in zip(kept, arrays, self.split(joined), strict=True):
             array[places] = kv
@@ -243,30 +217,21 @@ class StepShape:
 
 @dataclass(frozen=True)
 class StepPass:
-    """One decode step over all slots, empty ones and padded rows included.
+    """One decode step over all slots, empty ones and padded rows included."""
 
-    Attributes:
-        buckets: Those that it uses.
-        shape: What it does in them.
-        arrays: What all layers share of that.
-        lengths: int32 [n] on the device, each slot's with this token; anything for an empty one.
-    """
-
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[Bucket, ...]  # those that it uses
     shape: StepShape
-    arrays: list[BucketArrays]
-    lengths: mx.array
+    arrays: list[BucketArrays]  # for all layers
+    lengths: mx.array  # int32 [n], each slot's with this token; anything for an empty one
 
     @property
     def rows(self) -> int:
         return self.lengths.shape[0]
 
     def kept(self, layer: int) -> list[mx.array]:
-        """Return the buckets' arrays of a layer."""
         return [bucket.layers[layer] for bucket in self.buckets]
 
     def keep(self, layer: int, kept: list[mx.array]) -> None:
-        """Replace the buckets' arrays of a layer."""
         for bucket, array in zip(self.buckets, kept, strict=True):
             bucket.layers[layer] = array
 
@@ -276,11 +241,6 @@ class StepPass:
             bucket.write_step(layer, places, k, v)
         return self.shape.attend(self.kept(layer), self.arrays, queries)
 
-    def attend_joined(self, layer: int, queries: mx.array, joined: mx.array) -> mx.array:
-        attended, kept = self.shape.attend_joined(self.kept(layer), self.arrays, queries, joined)
-        self.keep(layer, kept)
-        return attended
-
 
 @dataclass(frozen=True)
 class StepTable:
@@ -288,37 +248,16 @@ class StepTable:
 
     The host makes it only where pages have come, gone or moved. Else the device adds one to the last step's
     table: an array that the host makes at every step would cost the device a pause.
-
-    Attributes:
-        array: int32 [n, 2 * kv_heads + 1], where each head's key and value go, and the slot's length.
-        lengths: Of the slots on the host; 0 for an empty one.
-        capacities: Of the buckets that are used.
-        advances: How often one was added.
     """
 
-    array: mx.array
-    lengths: tuple[int, ...]
-    capacities: tuple[int, ...]
-    advances: int = 0
-
-    def advanced(self, lengths: Sequence[int], rows: int, capacities: tuple[int, ...]) -> "StepTable | None":
-        """Return the next step's table; None where more has changed than one token in every slot."""
-        expected = [length + 1 if length else 0 for length in self.lengths]
-        same = (rows, capacities) == (self.array.shape[0], self.capacities) and expected == list(lengths)
-        if not same or self.advances == _MOST_ADVANCES:
-            return None
-        return StepTable(self.array + constant(1, mx.int32), tuple(lengths), capacities, self.advances + 1)
+    array: mx.array  # int32 [n, 2 * kv_heads + 1], where each head's key and value go, and the slot's length
+    lengths: tuple[int, ...]  # of the slots on the host; 0 for an empty one
+    capacities: tuple[int, ...]  # of the buckets that are used
+    advances: int = 0  # how often one was added
 
 
 class KeyValueCache:
-    """The buckets of all slots.
-
-    Args:
-        config: Says layers, heads and head size.
-        sizes: Slots of each bucket.
-        dtype: Of keys and values.
-        form: The backend's form of attention.
-    """
+    """The buckets of all slots, of `sizes` slots each; `dtype` is that of keys and values."""
 
     def __init__(
         self, config: TextConfig, sizes: Sequence[int], dtype: mx.Dtype, form: AttentionForm
@@ -337,24 +276,20 @@ class KeyValueCache:
         return sum(array.nbytes for array in self.arrays(range(self._config.num_hidden_layers)))
 
     def copy(self, source: Place, target: Place, length: int) -> None:
-        """Copy the first `length` entries of one slot to another."""
         bucket = self.buckets[target.bucket]
         bucket.reserve(length)
         bucket.copy_slot(target.slot, self.buckets[source.bucket], source.slot, length)
 
     def prompt_pass(self, places: Sequence[Place], lengths: Sequence[int]) -> PromptPass:
-        """Make room for prompts in their slots."""
         for place, length in zip(places, lengths, strict=True):
             self.buckets[place.bucket].reserve(length)
         targets = tuple((self.buckets[place.bucket], place.slot) for place in places)
         return PromptPass(targets, tuple(lengths), self._form)
 
     def step_pass(self, lengths: Sequence[int], rows: int) -> StepPass:
-        """Make room for a step over the first `rows` slots.
+        """Make room for a step over the first `rows` slots, at least those of `lengths` [n].
 
-        Args:
-            lengths: Of the slots that are used, with this step's token; 0 for an empty one.
-            rows: Of the step, at least as many.
+        A length counts this step's token, and is 0 for an empty slot.
         """
         padded = [max(length, 1) for length in lengths] + [1] * (rows - len(lengths))
         firsts = [0, *accumulate(bucket.slots for bucket in self.buckets)]
@@ -374,15 +309,19 @@ class KeyValueCache:
     def _next_table(
         self, used: Sequence[tuple[Bucket, slice]], lengths: Sequence[int], padded: Sequence[int]
     ) -> mx.array:
-        capacities = tuple(bucket.capacity for bucket, _ in used)
-        table = self._table and self._table.advanced(lengths, len(padded), capacities)
-        if table is None:
-            column = np.array(padded, np.int32)
-            places = np.concatenate([bucket.step_places(column[here]) for bucket, here in used])
-            array = mx.array(np.concatenate([places, column[:, None]], axis=1))
-            table = StepTable(array, tuple(lengths), capacities)
-        self._table = table
-        return table.array
+        """Return the last step's table with one added, or a new one where more has changed."""
+        capacities, last = tuple(bucket.capacity for bucket, _ in used), self._table
+        if last is not None and last.advances < _MOST_ADVANCES and last.capacities == capacities:
+            expected = [length + 1 if length else 0 for length in last.lengths]
+            if len(last.array) == len(padded) and expected == list(lengths):
+                array = last.array + constant(1, mx.int32)
+                self._table = StepTable(array, tuple(lengths), capacities, last.advances + 1)
+                return array
+        column = np.array(padded, np.int32)
+        places = np.concatenate([bucket.step_places(column[here]) for bucket, here in used])
+        array = mx.array(np.concatenate([places, column[:, None]], axis=1))
+        self._table = StepTable(array, tuple(lengths), capacities)
+        return array
 
     def _part(
         self, bucket: Bucket, lengths: Sequence[int], table: mx.array

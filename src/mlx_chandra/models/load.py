@@ -14,9 +14,9 @@ from mlx_chandra.errors import CheckpointError
 from mlx_chandra.models.backend import Backend, BackendName, current_backend
 from mlx_chandra.models.config import ModelConfig, Quantization, read_config
 from mlx_chandra.models.cpu import use_openblas
+from mlx_chandra.models.hub import some_of, weight_files
 from mlx_chandra.models.names import PATCH_PROJECTION, our_name
 from mlx_chandra.models.qwen3_vl import Qwen3VL
-from mlx_chandra.models.weight_files import some_of, weight_files
 
 Weights = dict[str, mx.array]
 
@@ -79,7 +79,6 @@ def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
 
 
 def _read_weights(folder: Path, config: ModelConfig) -> Weights:
-    """Read all tensors under our names and in our shapes."""
     weights: Weights = {}
     for path in weight_files(folder):
         try:
@@ -134,7 +133,6 @@ def _quantize(model: Qwen3VL, weights: Weights, quantization: Quantization | Non
 
 
 def _check(model: Qwen3VL, weights: Weights, folder: Path) -> None:
-    """Raise CheckpointError if the tensors aren't exactly the model's."""
     expected = dict(tree_flatten(model.parameters()))
     missing = sorted(expected.keys() - weights.keys())
     unexpected = sorted(weights.keys() - expected.keys())

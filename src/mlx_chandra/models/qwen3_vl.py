@@ -74,25 +74,11 @@ class DecoderLayer(nn.Module):
 
 
 @dataclass(frozen=True)
-class ImageTokens:
-    """The pictures' features and the flat places [N] of the tokens that they stand for."""
-
-    places: mx.array
-    features: VisionFeatures
-
-
-@dataclass(frozen=True)
 class Decoded:
-    """What a decode step gives.
+    """What a decode step gives."""
 
-    Attributes:
-        half: Hidden states [n, hidden_size] behind the first half of the layers: once they are there, that
-            half has read its keys and values.
-        logits: [n, vocab]
-    """
-
-    half: mx.array
-    logits: mx.array
+    half: mx.array  # [n, hidden_size]; once it is there, half of the layers have read their keys and values
+    logits: mx.array  # [n, vocab]
 
 
 class TextModel(nn.Module):
@@ -107,16 +93,21 @@ class TextModel(nn.Module):
         token_ids: mx.array,
         rotation: Rotation,
         attention: AttentionPass,
-        images: ImageTokens | None = None,
+        places: mx.array,
+        images: VisionFeatures | None,
     ) -> mx.array:
-        """token_ids [T] -> hidden states [T, hidden_size] after the last layer, not yet normalised."""
+        """Return hidden states [T, hidden_size] after the last layer, not yet normalised, of token_ids [T].
+
+        Args:
+            places: Of the tokens [N] that stand for the pictures.
+        """
         x = self.embed_tokens(token_ids)
         if images is not None:
-            x[images.places] = images.features.hidden.astype(x.dtype)
+            x[places] = images.hidden.astype(x.dtype)
         for index, layer in enumerate(self.layers):
             x = layer(x, rotation, attention)
-            if images is not None and index < len(images.features.deepstack):
-                x[images.places] = x[images.places] + images.features.deepstack[index].astype(x.dtype)
+            if images is not None and index < len(images.deepstack):
+                x[places] = x[places] + images.deepstack[index].astype(x.dtype)
         return x
 
 
@@ -125,20 +116,12 @@ class Qwen3VL(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: Backend) -> None:
         super().__init__()
-        self._config, self._backend = config, backend
+        self.config, self.backend = config, backend
         self._rope = TextRope(config.text)
         self.visual = VisionTower(config.vision, backend)
         self.language_model = TextModel(config.text)
         if not config.text.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
-
-    @property
-    def config(self) -> ModelConfig:
-        return self._config
-
-    @property
-    def backend(self) -> Backend:
-        return self._backend
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -147,24 +130,22 @@ class Qwen3VL(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the weights take."""
         return sum(array.nbytes for array in dict(tree_flatten(self.parameters())).values())
 
     def fuse(self) -> None:
         """Give the decoder layers the form that this backend wants; call it once, when weights are loaded."""
-        if self._backend.fused_layers:
-            kept = self._backend.cache_dtype(self.dtype)
-            self.language_model.layers = fused_layers(self.language_model.layers, self._config.text, kept)
+        if self.backend.fused_layers:
+            kept = self.backend.cache_dtype(self.dtype)
+            self.language_model.layers = fused_layers(self.language_model.layers, self.config.text, kept)
 
     def new_cache(self, sizes: Sequence[int]) -> KeyValueCache:
         """Return empty buckets of so many slots each, for what the layers keep of a page."""
-        dtype = self._backend.cache_dtype(self.dtype)
-        return KeyValueCache(self._config.text, sizes, dtype, self._backend.attention)
+        dtype = self.backend.cache_dtype(self.dtype)
+        return KeyValueCache(self.config.text, sizes, dtype, self.backend.attention)
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Bytes that a page's cache grows by with each token."""
-        return bytes_per_token(self._config.text, self.dtype)
+        return bytes_per_token(self.config.text, self.dtype)
 
     def embed_images(self, images: Images) -> VisionFeatures:
         """Encode any number of page pictures in one pass; the features are flat over all of them."""
@@ -172,8 +153,8 @@ class Qwen3VL(nn.Module):
 
     def positions(self, page: Page) -> IntArray:
         """Return the M-RoPE positions [3, T] of one page's prompt."""
-        merge = self._config.vision.spatial_merge_size
-        return page_positions(page.token_ids, self._config.image_token_id, page.image.grid, merge)
+        merge = self.config.vision.spatial_merge_size
+        return page_positions(page.token_ids, self.config.image_token_id, page.image.grid, merge)
 
     def prefill(self, pages: Pages, attention: AttentionPass) -> mx.array:
         """Run whole prompts, whatever their lengths, in one flat pass.
@@ -188,15 +169,15 @@ class Qwen3VL(nn.Module):
     @property
     def middle(self) -> int:
         """How many layers make up the first half of a decode step."""
-        return self._config.text.num_hidden_layers // 2
+        return self.config.text.num_hidden_layers // 2
 
     def decode(self, token_ids: mx.array, positions: mx.array, attention: AttentionPass) -> Decoded:
         """Run one token of each of n pages: token_ids [n] at text `positions` [n], int32."""
-        rotation = self._rope.step_rotation(positions, self.dtype, self._backend.rope_kernel)
+        rotation = self._rope.step_rotation(positions, self.dtype, self.backend.rope_kernel)
         half = x = self.language_model.embed_tokens(token_ids)
         for index, layer in enumerate(self.language_model.layers, start=1):
             x = layer.step(x, rotation, attention)
-            if not self._backend.decode_ahead:  # the layer runs while the host prepares the next one
+            if not self.backend.decode_ahead:  # the layer runs while the host prepares the next one
                 mx.async_eval(x)
             half = x if index == self.middle else half
         return Decoded(half, self._head(x))
@@ -204,28 +185,25 @@ class Qwen3VL(nn.Module):
     def logits(self, pages: Pages) -> list[mx.array]:
         """Return logits [T, vocab] at every token of every page's prompt; slow, for comparison."""
         lengths = [len(page.token_ids) for page in pages]
-        hidden = [
-            self._forward([page], SegmentPass((length,)))[:length]
+        return [
+            self._head(self._forward([page], SegmentPass((length,)))[:length])
             for page, length in zip(pages, lengths, strict=True)
         ]
-        return [self._head(states) for states in hidden]
 
     def _forward(self, pages: Pages, attention: AttentionPass) -> mx.array:
         token_ids = np.concatenate([page.token_ids for page in pages])
         positions = np.concatenate([self.positions(page) for page in pages], axis=1)
-        if added := -len(token_ids) % (self._backend.attention.multiple or 1):  # tokens of no page
-            no_image = 0 if self._config.image_token_id else 1
+        if added := -len(token_ids) % (self.backend.attention.multiple or 1):  # tokens of no page
+            no_image = 0 if self.config.image_token_id else 1
             token_ids = np.pad(token_ids, (0, added), constant_values=no_image)
             positions = np.pad(positions, ((0, 0), (0, added)))
         rotation = self._rope.rotation(positions, self.dtype)
-        places = mx.array(np.flatnonzero(token_ids == self._config.image_token_id))
-        images = (
-            ImageTokens(places, self.embed_images([page.image for page in pages])) if places.size else None
-        )
-        return self.language_model(mx.array(token_ids), rotation, attention, images)
+        places = mx.array(np.flatnonzero(token_ids == self.config.image_token_id))
+        images = self.embed_images([page.image for page in pages]) if places.size else None
+        return self.language_model(mx.array(token_ids), rotation, attention, places, images)
 
     def _head(self, hidden: mx.array) -> mx.array:
         hidden = self.language_model.norm(hidden)
-        if self._config.text.tie_word_embeddings:
+        if self.config.text.tie_word_embeddings:
             return self.language_model.embed_tokens.as_linear(hidden)
         return self.lm_head(hidden)

@@ -54,26 +54,16 @@ _turned_at_once = mx.compile(_turned)
 
 @dataclass(frozen=True)
 class StepRotation:
-    """The rotation of one decode step: text has the same position on all three axes, so it is plain RoPE.
+    """The rotation of one decode step: text has the same position on all three axes, so it is plain RoPE."""
 
-    Attributes:
-        positions: int32 [n], one token's each, on the device.
-        cos, sin: As a `Rotation`'s, with the halves apart: [n, 1, 2, head_dim / 2]. MLX computes them
-            where a layer writes its rotation out.
-        dims: The head's.
-        theta: RoPE's base.
-        kernel: Whether to use MLX's own RoPE.
-    """
-
-    positions: mx.array
-    cos: mx.array
-    sin: mx.array
-    dims: int
+    positions: mx.array  # int32 [n], one token's each, on the device
+    cos: mx.array  # as a `Rotation`'s, with the halves apart: [n, 1, 2, head_dim / 2]; computed only
+    sin: mx.array  # where a layer writes its rotation out
+    dims: int  # the head's
     theta: float
-    kernel: bool
+    kernel: bool  # whether to use MLX's own RoPE
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Rotate x [n, heads, head_dim]."""
         if not self.kernel:
             halves = x.reshape(*x.shape[:2], 2, -1)
             return (halves * self.cos + halves[:, :, ::-1] * self.sin).reshape(x.shape)

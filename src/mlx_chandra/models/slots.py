@@ -74,7 +74,6 @@ class Slots(Generic[PageT]):
 
     @property
     def active(self) -> int:
-        """Pages in work."""
         return len(self._pages) - self.holes
 
     @property
@@ -103,7 +102,6 @@ class Slots(Generic[PageT]):
 
     @property
     def allocated(self) -> int:
-        """Tokens that the buckets hold room for now."""
         return sum(bucket.slots * bucket.capacity for bucket in self.cache.buckets)
 
     @property
@@ -221,7 +219,6 @@ class Slots(Generic[PageT]):
         self._pages[source], self._lengths[source] = None, 0
 
     def _trim(self) -> None:
-        """Take holes off the end."""
         while self._lengths and not self._lengths[-1]:
             self._pages.pop()
             self._lengths.pop()
@@ -237,5 +234,4 @@ class Slots(Generic[PageT]):
         return range(self._firsts[bucket], min(self._firsts[bucket + 1], len(self._lengths)))
 
     def _longest_in(self, bucket: int) -> int:
-        """Return the tokens of the longest page in a bucket, 0 in an empty one."""
         return max((self._lengths[slot] for slot in self._slots_in(bucket)), default=0)

@@ -23,15 +23,10 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class VisionFeatures:
-    """What the text tower gets of the pictures, flat over all of them.
+    """What the text tower gets of the pictures, flat over all of them."""
 
-    Attributes:
-        hidden: [N, out_hidden_size], one row per merged patch, takes the place of the image tokens.
-        deepstack: One [N, out_hidden_size] per deepstack block, added after the first text layers.
-    """
-
-    hidden: mx.array
-    deepstack: tuple[mx.array, ...]
+    hidden: mx.array  # [N, out_hidden_size], one row per merged patch, takes the place of the image tokens
+    deepstack: tuple[mx.array, ...]  # each like hidden, added after one of the first text layers
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,6 @@ def _patch_places(t: int, h: int, w: int, merge: int, side: int) -> _PatchPlaces
 
 
 def _no_places(count: int) -> _PatchPlaces:
-    """For patches that are in no picture."""
     nowhere = np.zeros(count, np.int32)
     return _PatchPlaces(nowhere, nowhere, np.zeros((count, 4), np.int32), np.zeros((count, 4), np.float32))
 
@@ -177,7 +171,6 @@ class VisionTower(nn.Module):
         ]
 
     def __call__(self, images: Images, dtype: mx.Dtype) -> VisionFeatures:
-        """Encode the pictures of any number of pages in one pass."""
         places = [self._places(image.grid) for image in images]
         values = [self._values(image).astype(dtype) for image in images]
         patches = sum(map(len, values))
@@ -203,10 +196,8 @@ class VisionTower(nn.Module):
         return x, deepstack
 
     def _rotate(self, places: list[_PatchPlaces], dtype: mx.Dtype) -> Rotate:
-        """Return the rotation by each patch's row and column."""
-        rows, columns = (
-            np.concatenate([getattr(place, axis) for place in places]) for axis in ("rows", "columns")
-        )
+        rows = np.concatenate([place.rows for place in places])
+        columns = np.concatenate([place.columns for place in places])
         rotation = vision_rotation(rows, columns, self._config, dtype)
         return rotation.compiled if self._form.multiple else rotation
 

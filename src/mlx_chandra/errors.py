@@ -2,7 +2,7 @@
 
 Each one carries what went wrong (`message`), what to do about it (`remedy`) and the exit status of the
 program when nothing catches it before the command line does (`exit_code`). Where an error is shown, and how,
-is the command line's business. How a page ended, and its status in the CSV, is told here too: `PageState`.
+is the command line's business. How a page ended, and so its status in the CSV, is a `PageState`.
 """
 
 from enum import IntEnum, StrEnum

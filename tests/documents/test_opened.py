@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlx_chandra.documents import pdf as pdf_module
+from mlx_chandra.documents import opened
+from mlx_chandra.documents.frames import FrameFile
 from mlx_chandra.documents.opened import OpenDocuments
 from mlx_chandra.documents.page import Document, Page
-from mlx_chandra.documents.pages import Reading
+from mlx_chandra.documents.pages import Reading, open_paged
 from mlx_chandra.documents.pdf import PdfFile
 from mlx_chandra.errors import PageError
 from tests.documents.pdf_files import make_pdf, page_of, pdf
@@ -17,7 +18,7 @@ from tests.documents.test_frames import frames, saved
 
 
 class Log:
-    """Which PDFs were opened and are open, by name."""
+    """Which documents were opened and are open, by name."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
@@ -29,19 +30,21 @@ class Log:
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     log = Log()
 
-    class Watched(PdfFile):
-        def __init__(self, path: str, password: str | None, max_pixels: int) -> None:
-            super().__init__(path, password, max_pixels)
-            self._name = Path(path).name
-            log.opened.append(self._name)
-            log.open.append(self._name)
-            log.most = max(log.most, len(log.open))
+    def watched(path: str, reading: Reading) -> PdfFile | FrameFile:
+        file, name = open_paged(path, reading), Path(path).name
+        log.opened.append(name)
+        log.open.append(name)
+        log.most = max(log.most, len(log.open))
+        close = file.close
 
-        def close(self) -> None:
-            super().close()
-            log.open.remove(self._name)
+        def closed() -> None:
+            close()
+            log.open.remove(name)
 
-    monkeypatch.setattr(pdf_module, "PdfFile", Watched)
+        monkeypatch.setattr(file, "close", closed)
+        return file
+
+    monkeypatch.setattr(opened, "open_paged", watched)
     return log
 
 

@@ -103,7 +103,7 @@ class Bar:
 
 
 def _share(now: Snapshot, left: float | None) -> float:
-    """How much of the run is over: of its time where that can be told, else of its pages."""
+    """How much of the run is over: of its time where the time left is known, else of its pages."""
     if left is not None and now.seconds:
         return now.seconds / (now.seconds + left)
     return min(1.0, now.counts.pages / now.total) if now.total else 0.0

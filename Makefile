@@ -24,7 +24,7 @@ demo: .venv/.ready ## read examples/pages into results.csv with the demo checkpo
 	@.venv/bin/mlx-chandra show results.csv
 
 test: .venv-test/.ready ## the tests that need neither torch nor a GPU nor a network
-	.venv-test/bin/python -m pytest -m "not parity" $(PYTEST_ARGS)
+	.venv-test/bin/python -m pytest -n 2 --dist loadfile -m "not parity" $(PYTEST_ARGS)
 
 lint: .venv-test/.ready ## ruff: rules and formatting
 	.venv-test/bin/ruff check .

@@ -4,6 +4,7 @@ Code moves over by changing its import. What mlx-vlm's lack is in `BatchResponse
 its token counts, and the error of a page that could not be read. The others go on.
 """
 
+import contextlib
 import operator
 import os
 import warnings
@@ -20,19 +21,18 @@ from mlx_chandra.documents.page import Document, Page, PageResult
 from mlx_chandra.engine.generator import BatchGenerator
 from mlx_chandra.engine.handles import RequestOptions
 from mlx_chandra.engine.responses import FinishReason, GeneratorStats
-from mlx_chandra.engine.retries import Retries
+from mlx_chandra.engine.retries import RETRIES, Retries
 from mlx_chandra.engine.sampler import GREEDY, Sampler, Sampling
 from mlx_chandra.engine.service import Dtype, Service, load_checkpoint
 from mlx_chandra.errors import PageError, PageState
 from mlx_chandra.models.qwen3_vl import Qwen3VL
-from mlx_chandra.processing.processor import Processor
+from mlx_chandra.processing.processor import PageInputs, Processor
 from mlx_chandra.processing.prompt import PromptType
 from mlx_chandra.reading.images import Picture, Shape, name_of, open_image, shape_of
 from mlx_chandra.reading.loader import Loader
 from mlx_chandra.reading.read import Pages, read_loaded
 
 _WORKERS = 4
-_RETRIES = 3
 
 _INSTEAD = {
     "adapter_path": "Merge the adapter into the checkpoint, and load that.",
@@ -216,7 +216,7 @@ def batch_generate(
     if max_size is not None and max_size < 0:
         raise ValueError("max_size must be at least 0; 0 is as large as the picture is.")
     if retries is None:
-        retries = _RETRIES if sampler is None and stop_on_repetition else 0
+        retries = RETRIES.most if sampler is None and stop_on_repetition else 0
     jobs = _jobs(images, prompts, max_tokens, sampling)
     generator = BatchGenerator(
         model,
@@ -263,15 +263,13 @@ class _Batch:
 
     def read(self, service: Service, group_by_shape: bool) -> list[PageResult]:
         """Read all pages, and return the results in the order of the images."""
-        pages = Pages(service, self._request)
+
+        def prepare(page: Page, image: Image) -> PageInputs:
+            return service.prepare(image, self._job(page).prompt, self.max_size)
+
         loader = Loader(iter(self._pages(group_by_shape)), lambda _: [], self._open, _WORKERS)
-        loader.use(
-            lambda page, image: service.prepare(image, self._job(page).prompt, self.max_size), pages.wake
-        )
-        try:
-            results = {result.page.number: result for result in read_loaded(loader, pages)}
-        finally:
-            loader.stop()
+        with contextlib.closing(read_loaded(loader, prepare, Pages(service, self._request))) as reading:
+            results = {result.page.number: result for result in reading}
         return [results[number] for number in range(1, len(self.jobs) + 1)]
 
     def _pages(self, group_by_shape: bool) -> list[Page]:

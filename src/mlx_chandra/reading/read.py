@@ -1,9 +1,10 @@
 """Reads pages with a service: pages in, a PageResult for each out. Needs no disk but the pages' own files."""
 
+import contextlib
 import os
 import queue
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from PIL.Image import Image
@@ -162,13 +163,21 @@ def result_of(prepared: Prepared, answer: Answer, box_scale: int) -> PageResult:
     )
 
 
-def read_loaded(loader: Loader, pages: Pages) -> Iterator[PageResult]:
-    """Read all pages of a loader without copies, and yield each one's result as it finishes."""
-    while not (loader.exhausted and pages.empty):
-        while pages.wants_more and (item := loader.get(wait=False)) is not None:
-            assert isinstance(item, Prepared | Failed)
-            pages.admit(item)
-        yield from pages.finished(wait=not (loader.exhausted and pages.empty))
+def read_loaded(loader: Loader, prepare: Prepare, pages: Pages) -> Generator[PageResult, None, None]:
+    """Read all pages of a loader without copies, and yield each one's result as it finishes.
+
+    At the end, and when the iterator is closed early, stops the loader and drops what is in work.
+    """
+    try:
+        loader.use(prepare, pages.wake)
+        while not (loader.exhausted and pages.empty):
+            while pages.wants_more and (item := loader.get(wait=False)) is not None:
+                assert isinstance(item, Prepared | Failed)
+                pages.admit(item)
+            yield from pages.finished(wait=not (loader.exhausted and pages.empty))
+    finally:
+        loader.stop()
+        pages.close()
 
 
 def read_pages(
@@ -188,18 +197,11 @@ def read_pages(
     """
     options = options or ReadOptions()
     reading = Reading()
-    opened = OpenDocuments(reading)
-    in_work = Pages(service, options.request)
-    loader = Loader(
-        iter(pages),
-        lambda document: list(pages_of(document, reading)),
-        options.open_page or opened.page,
-        options.workers,
-    )
-    loader.use(options.preparing(service), in_work.wake)
-    try:
-        yield from read_loaded(loader, in_work)
-    finally:
-        loader.stop()
-        in_work.close()
-        opened.close()
+    with contextlib.closing(OpenDocuments(reading)) as opened:
+        loader = Loader(
+            iter(pages),
+            lambda document: list(pages_of(document, reading)),
+            options.open_page or opened.page,
+            options.workers,
+        )
+        yield from read_loaded(loader, options.preparing(service), Pages(service, options.request))

@@ -40,19 +40,15 @@ def status_line(now: Snapshot, left: float | None) -> str:
     return ", ".join(parts)
 
 
-class Lines:
-    """An observer that prints a line every few seconds, for logs. Closing it once more does nothing."""
+class Screen:
+    """An observer that shows a run. Closing it once more does nothing."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._left = TimeLeft()
-        self._next = _SECONDS_BETWEEN_LINES
 
     def update(self, now: Snapshot) -> None:
-        left = self._left.look(now)
-        if now.seconds >= self._next:
-            self._next = now.seconds + _SECONDS_BETWEEN_LINES
-            print(status_line(now, left), file=self._stream, flush=True)
+        raise NotImplementedError
 
     def warn(self, message: str) -> None:
         print(f"Warning: {message}", file=self._stream, flush=True)
@@ -64,12 +60,25 @@ class Lines:
         """Nothing to close."""
 
 
-class Bar:
+class Lines(Screen):
+    """A line every few seconds, for logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._next = _SECONDS_BETWEEN_LINES
+
+    def update(self, now: Snapshot) -> None:
+        left = self._left.look(now)
+        if now.seconds >= self._next:
+            self._next = now.seconds + _SECONDS_BETWEEN_LINES
+            print(status_line(now, left), file=self._stream, flush=True)
+
+
+class Bar(Screen):
     """A progress bar. It moves with the estimated time, so also while no page is finished."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._left = TimeLeft()
+        super().__init__(stream)
         self._bar: tqdm[NoReturn] | None = None
 
     def update(self, now: Snapshot) -> None:
@@ -83,10 +92,7 @@ class Bar:
     def warn(self, message: str) -> None:
         if self._bar is not None:
             self._bar.clear()
-        print(f"Warning: {message}", file=self._stream, flush=True)
-
-    def stored(self, results: Sequence[PageResult]) -> None:
-        """The next update counts them."""
+        super().warn(message)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -109,12 +115,11 @@ def _share(now: Snapshot, left: float | None) -> float:
     return min(1.0, now.counts.pages / now.total) if now.total else 0.0
 
 
-class BatchLines:
+class BatchLines(Screen):
     """A line each time that as many pages are finished as there are slots, and one for the rest."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._left = TimeLeft()
+        super().__init__(stream)
         self._seconds_left: float | None = None
         self._last: Snapshot | None = None
         self._pages = self._prompt = self._output = 0  # up to the last line, as its seconds
@@ -124,12 +129,6 @@ class BatchLines:
         self._last, self._seconds_left = now, self._left.look(now)
         if now.counts.pages - self._pages >= now.stats.slots:
             self._print(now)
-
-    def warn(self, message: str) -> None:
-        print(f"Warning: {message}", file=self._stream, flush=True)
-
-    def stored(self, results: Sequence[PageResult]) -> None:
-        """The next update counts them."""
 
     def close(self) -> None:
         if self._last is not None and self._pages < self._last.counts.pages:
@@ -152,6 +151,3 @@ class BatchLines:
         )
         self._pages, self._seconds = counts.pages, now.seconds
         self._prompt, self._output = stats.prompt_tokens, stats.generation_tokens
-
-
-Screen = Bar | Lines | BatchLines
